@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from splitguard.errors import BadSetting, MissingKnowledge
+
 __all__ = ["Data", "Rows"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Rows with their labels and their ids.
 
@@ -19,11 +21,19 @@ class Rows:
         inputs: (N, *in), float32; images lie in [0, 1].
         labels: (N,), int64, in 0..classes-1.
         ids: (N,), int64, unique within one `Data`.
+
+    Raises:
+        BadSetting: if the three differ in length.
     """
 
     inputs: Tensor
     labels: Tensor
     ids: Tensor
+
+    def __post_init__(self) -> None:
+        if not len(self.inputs) == len(self.labels) == len(self.ids):
+            got = f"{len(self.inputs)} inputs, {len(self.labels)} labels and {len(self.ids)} ids"
+            raise BadSetting(f"rows need as many labels and ids as inputs; got {got}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -32,18 +42,25 @@ class Rows:
         return Rows(self.inputs[index], self.labels[index], self.ids[index])
 
     def of(self, ids: Tensor) -> Rows:
-        """The rows with these ids, in that order; raises KeyError for an id that is not here."""
+        """The rows with these ids, in that order; raises KeyError that names an id which is not here."""
+        if len(self) == 0 and len(ids) > 0:
+            raise KeyError(f"id {int(ids[0])} is not here: these rows are empty")
         order = torch.argsort(self.ids)
-        found = torch.searchsorted(self.ids[order], ids).clamp(max=len(self) - 1)
-        index = order[found]
-        if not torch.equal(self.ids[index], ids):
-            raise KeyError("some ids are not among these rows")
+        index = order[torch.searchsorted(self.ids[order], ids).clamp(max=max(len(self) - 1, 0))]
+        absent = ids[self.ids[index] != ids]
+        if len(absent) > 0:
+            raise KeyError(
+                f"{len(absent)} of {len(ids)} ids are not among these {len(self)} rows; first: {int(absent[0])}"
+            )
         return self[index]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Data:
     """What one deployment trains on, is tested on, and is attacked with; all parts are pairwise disjoint.
+
+    That the parts are disjoint, that the members are training rows and that the clients together hold the training
+    rows, each once, is checked here, so whoever has a `Data` can rely on it.
 
     Attributes:
         name: of the source.
@@ -57,6 +74,9 @@ class Data:
         class_names: one a class, for people.
         partition: how the rows were dealt, as in ``"iid"`` or ``"dirichlet(0.3)"``.
         digest: SHA-256 over which rows are where, 16 hex digits.
+
+    Raises:
+        BadSetting: if any of that does not hold.
     """
 
     name: str
@@ -71,6 +91,41 @@ class Data:
     partition: str = "iid"
     digest: str = ""
 
+    def __post_init__(self) -> None:
+        owner: dict[int, str] = {}
+        for part, rows in self.parts.items():
+            if len(rows) > 0 and not 0 <= int(rows.labels.min()) <= int(rows.labels.max()) < self.classes:
+                wanted = f"labels of {part} must lie in 0..{self.classes - 1}"
+                raise BadSetting(f"{wanted}; got {int(rows.labels.min())}..{int(rows.labels.max())}")
+            for row in rows.ids.tolist():
+                if row in owner:
+                    raise BadSetting(f"id {row} is in {owner[row]} and again in {part}; every row has one place")
+                owner[row] = part
+        members = self.members.tolist()
+        outside = [row for row in members if owner.get(row) != "train"]
+        if outside or len(set(members)) < len(members):
+            raise BadSetting(
+                f"member victims are distinct training rows; not in train: {outside[:5]}, of {len(members)}"
+            )
+        held = torch.cat(self.clients).sort().values if self.clients else self.train.ids[:0]
+        if not torch.equal(held, self.train.ids.sort().values):
+            raise BadSetting(
+                f"the clients together must hold every training row once; they hold {len(held)} rows, "
+                f"{len(set(held.tolist()))} different ones, and train has {len(self.train)}"
+            )
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.input_shape))
+        sizes = ", ".join(f"{part} {len(rows)}" for part, rows in self.parts.items())
+        dealt = f"{len(self.clients)} client{'s' * (len(self.clients) != 1)} ({self.partition})"
+        what = f"{self.name} [{self.digest}]: {self.classes} classes, {shape}"
+        return f"{what}, {sizes}, members {len(self.members)}, {dealt}"
+
+    @property
+    def parts(self) -> dict[str, Rows]:
+        """The four disjoint parts by name."""
+        return {"train": self.train, "test": self.test, "aux": self.aux, "query": self.query}
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input, without the batch."""
@@ -78,6 +133,14 @@ class Data:
 
     @property
     def classes_prior(self) -> Tensor:
-        """(K,), the class frequencies among the auxiliary rows: what the attacker may know of the prior."""
+        """(K,), the class frequencies among the auxiliary rows: what the attacker may know of the prior.
+
+        Raises:
+            MissingKnowledge: if there are no auxiliary rows.
+        """
+        if len(self.aux) == 0:
+            raise MissingKnowledge(
+                "the class prior is counted on auxiliary rows, and there are none: set `aux` above 0"
+            )
         counts = torch.bincount(self.aux.labels, minlength=self.classes).double()
-        return counts / counts.sum().clamp(min=1)
+        return counts / counts.sum()

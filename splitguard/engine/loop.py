@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The only training loop: epochs, rounds, averaging, evaluation, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from splitguard.data.augment import augment
+from splitguard.data.rows import Data, Rows
+from splitguard.engine.checkpoint import load_checkpoint, save_checkpoint
+from splitguard.engine.defense import Alarm, Batch, Context, Defense
+from splitguard.engine.deployed import Deployed
+from splitguard.engine.links import Link
+from splitguard.engine.modes import Parcel, SplitRound, joint_round, rounds
+from splitguard.engine.observers import Observer
+from splitguard.engine.parties import Client, FedServer, Server, Surroundings
+from splitguard.engine.threat import Labels, Mode
+from splitguard.engine.training import Training
+from splitguard.engine.transcript import Transcript
+from splitguard.engine.wire import Exchange, Phase
+from splitguard.errors import Diverged
+from splitguard.seeding import derive, generator
+
+__all__ = ["Loop", "Progress"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands: rounds done of about ``total``, the epoch (from 0), the running loss, rounds a second."""
+
+    done: int
+    total: int
+    epoch: int
+    loss: float
+    rate: float
+
+
+@dataclass
+class Loop:
+    """One training, from wherever its checkpoint stands to the end.
+
+    Attributes:
+        data, mode, labels, training, seed: of the session.
+        clients, server, fed: the parties; ``fed`` is None unless the heads are averaged.
+        link, defense, noise: the wire, the defense and its randomness.
+        transcript: what is recorded.
+        round: how one round over the wire goes.
+        observers: attacks beside the session.
+        deployed: the pipeline, for evaluation and queries.
+        fingerprint: a checkpoint of anything else is refused.
+    """
+
+    data: Data
+    mode: Mode
+    labels: Labels
+    training: Training
+    seed: int
+    clients: Sequence[Client]
+    server: Server
+    fed: FedServer | None
+    link: Link
+    defense: Defense
+    noise: torch.Generator
+    transcript: Transcript
+    round: SplitRound
+    around: Surroundings
+    observers: Sequence[Observer]
+    deployed: Deployed
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        self.step = 0
+        self.epoch = 0
+        self.done_in_epoch = 0
+        self.history: list[dict[str, float | int | None]] = []
+        self.alarms: list[tuple[int, Alarm]] = []
+        self.stopped = False
+        self.seconds = 0.0
+        self.holder = -1
+        self.losses: list[Tensor] = []
+
+    def run(self, checkpoint: Path | None, progress: Callable[[Progress], None] | None) -> None:
+        """Trains to the end.
+
+        Raises:
+            Diverged: as soon as a loss is found not to be finite.
+            BadSetting: if the checkpoint belongs to another session.
+        """
+        if checkpoint is not None and checkpoint.exists():
+            load_checkpoint(checkpoint, self)
+        began, first = time.perf_counter() - self.seconds, self.step
+        total = self.training.epochs * self._rounds_an_epoch()
+        while self.epoch < self.training.epochs and not self.stopped:
+            for number, sendings in enumerate(rounds(self.mode, self.training.turn, self._batches())):
+                if number < self.done_in_epoch:
+                    continue  # played before the checkpoint
+                self._play(sendings)
+                self.done_in_epoch += 1
+                self.seconds = time.perf_counter() - began
+                if progress is not None and self.step % 5 == 0:
+                    rate = (self.step - first) / max(time.perf_counter() - began, 1e-9)
+                    progress(Progress(self.step, total, self.epoch, float(self.losses[-1]), rate))
+                every = self.training.checkpoint_every
+                if checkpoint is not None and every and self.done_in_epoch % every == 0:
+                    save_checkpoint(checkpoint, self)
+                if self.stopped:
+                    break
+            self._end_epoch()
+            self.seconds = time.perf_counter() - began
+            if checkpoint is not None:
+                save_checkpoint(checkpoint, self)
+
+    def _rounds_an_epoch(self) -> int:
+        batches = [math.ceil(len(c.rows) / self.training.batch_size) for c in self.clients]
+        return max(batches) if self.mode is Mode.SPLITFED else sum(batches)
+
+    def _batches(self) -> list[Sequence[Tensor]]:
+        """For each client this epoch's batches as positions among its rows, drawn from the seed and the epoch."""
+        out: list[Sequence[Tensor]] = []
+        for client in self.clients:
+            order = generator(self.seed, "order", self.epoch, client.number)
+            own = self.defense.sampler(len(client.rows), self.training.batch_size, order)
+            if own is None:
+                own = torch.randperm(len(client.rows), generator=order).split(self.training.batch_size)
+            out.append(own)
+        return out
+
+    def _play(self, sendings: list[tuple[int, Tensor]]) -> None:
+        """One round: over the wire, or joint for the baseline; then records, observers, averaging."""
+        parcels = [self._parcel(client, positions) for client, positions in sendings]
+        draws = [derive(self.seed, "draws", self.step, p.client.number) for p in parcels]
+        if self.mode is Mode.CENTRALIZED:
+            self.losses.append(joint_round(parcels[0], self.server, self.around, draws[0]))
+        else:
+            self._hand_over(parcels[0].client)
+            before = [self._layers_if_recorded(p) for p in parcels]
+            loss, exchanges = self.round.run(parcels, draws)
+            self.losses.append(loss)
+            for exchange, layers in zip(exchanges, before, strict=True):
+                self._record(exchange, layers)
+            for observer in self.observers:
+                observer.notify(exchanges, self.server.body.module)
+        self.step += 1
+        if self.step % 20 == 0:
+            self._check_finite()
+        if self.fed is not None:
+            for parcel in parcels:
+                self.fed.seen[parcel.client.number] += len(parcel.labels)
+            every = self.training.average_every
+            if isinstance(every, int) and self.step % every == 0:
+                self._average()
+
+    def _parcel(self, number: int, positions: Tensor) -> Parcel:
+        client = self.clients[number]
+        rows = client.rows[positions]
+        inputs = rows.inputs
+        if self.training.augment:
+            drawn = generator(self.seed, "augment", self.step, number)
+            free = ~torch.isin(rows.ids, self.data.members)
+            inputs = torch.where(
+                free.view(-1, *[1] * (inputs.dim() - 1)), augment(inputs, self.training.augment, drawn), inputs
+            )
+        inputs, labels = inputs.to(self.around.device), rows.labels.to(self.around.device)
+        shown = None if self.labels is Labels.SERVER else labels
+        ctx = Context(rows.ids, number, self.epoch, self.step, Phase.TRAINING)
+        return Parcel(client, Batch(inputs, rows.ids, shown), labels, ctx)
+
+    def _hand_over(self, client: Client) -> None:
+        """Counts head and tail going from the last client to this one, where they are handed on."""
+        if self.fed is None and self.holder not in (-1, client.number) and self.training.head == "trained":
+            for stage in (client.head, client.tail):
+                if stage is not None:
+                    self.link.count("handover", stage.handed_on())
+        self.holder = client.number
+
+    def _layers_if_recorded(self, parcel: Parcel) -> dict[str, Tensor] | None:
+        """A copy of the client's layers before the step, if this batch holds a victim."""
+        recorded = bool(torch.isin(parcel.batch.ids, self.transcript.keep.victims).any())
+        return parcel.client.layers() if recorded else None
+
+    def _record(self, exchange: Exchange, layers: dict[str, Tensor] | None) -> None:
+        fixed = self.training.head == "frozen" and self.labels is not Labels.CLIENT
+        owner = exchange.client if self.fed is not None and not fixed else -1
+        made_by = (owner, 0 if fixed else self.step)
+        self.transcript.append(exchange, made_by=made_by, head=lambda: layers or {})
+        alarm = self.defense.alarm(exchange)
+        if alarm is not None:
+            self.alarms.append((self.step, alarm))
+            self.stopped = self.stopped or alarm.stop
+
+    def _average(self) -> None:
+        """One averaging by the fed server; every client sends its layers up and gets the average back."""
+        assert self.fed is not None
+        if self.training.head == "trained" and len(self.clients) > 1:
+            for client in self.clients:
+                for stage in (client.head, client.tail):
+                    if stage is not None:
+                        state = stage.module.state_dict()
+                        self.link.count("up", state)
+                        self.link.count("down", state)
+        self.fed.average()
+
+    def _end_epoch(self) -> None:
+        self._check_finite()
+        if self.fed is not None:
+            self._average()
+        stages = {id(s): s for c in self.clients for s in (c.head, c.tail) if s is not None}
+        for stage in [*stages.values(), self.server.body]:
+            stage.end_epoch()
+        last = self.epoch + 1 == self.training.epochs or self.stopped
+        accuracy = None
+        if last or self.training.evaluate == "epoch":
+            accuracy = self.deployed.accuracy(self.data.test, ctx=self._context(Phase.EVALUATION))
+        loss = torch.stack(self.losses).mean().item() if self.losses else math.nan
+        self.history.append({"epoch": self.epoch, "loss": loss, "accuracy": accuracy})
+        self.losses.clear()
+        self.epoch += 1
+        self.done_in_epoch = 0
+
+    def _context(self, phase: Phase) -> Context:
+        """What hooks are told outside a training round; the ids are filled in with the rows."""
+        return Context(torch.empty(0, dtype=torch.int64), -1, self.epoch, self.step, phase)
+
+    def query(self, rows: Rows) -> None:
+        """Sends query victims once through the deployed pipeline and records what the server receives."""
+        if len(rows) and self.mode is not Mode.CENTRALIZED:
+            ctx = replace(self._context(Phase.QUERY), ids=rows.ids)
+            smashed = self.deployed.send(rows.inputs, ctx)
+            exchange = Exchange(self.epoch, self.step, Phase.QUERY, -1, rows.ids, smashed=smashed)
+            self.transcript.append(exchange, made_by=(-1, -1), head=self.clients[0].layers)
+
+    def _check_finite(self) -> None:
+        if self.losses and not bool(torch.isfinite(torch.stack(self.losses)).all()):
+            raise Diverged(
+                f"the loss was not a finite number in epoch {self.epoch}, by step {self.step}. "
+                "Try a smaller learning rate; a defense with a large penalty weight can also cause it."
+            )

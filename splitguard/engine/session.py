@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training of one deployment with one seed, and what each adversary may see of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from splitguard.data.rows import Data, Rows
+from splitguard.engine.cut import SplitModel, cut_shapes
+from splitguard.engine.defense import Alarm, Context, Defense
+from splitguard.engine.deployed import Deployed
+from splitguard.engine.roles import Attack
+from splitguard.engine.threat import Goal, Labels, Mode, Party, Profile, Sees, grants, on_the_wire, refusal
+from splitguard.engine.training import Training
+from splitguard.engine.transcript import Transcript
+from splitguard.engine.view import Known, Models, View
+from splitguard.engine.wire import Phase, Releases, State
+from splitguard.errors import NotSupported
+from splitguard.privacy.guarantee import Guarantee
+from splitguard.engine.fresh import fresh_copy
+from splitguard.seeding import generator
+
+__all__ = ["Session"]
+
+
+@dataclass
+class Session:
+    """A finished training with its transcript; `splitguard.engine.train` makes one.
+
+    Attributes:
+        data, mode, labels, cuts, training, seed: the deployment. ``cuts`` are resolved.
+        split: the trained network, in eval mode; in splitfed with the averaged head.
+        defense: as it was trained with.
+        transcript: what crossed the wire, in bounded memory. It holds no inputs.
+        history: one mapping an epoch: epoch, loss, accuracy (None where it was not measured).
+        accuracy: test accuracy of the deployed pipeline, the defense on.
+        aux_accuracy: with a frozen head, the accuracy reached from auxiliary rows alone, without any private row.
+        costs: client_params, server_params, client_flops, server_flops (forward, per sample), bytes_up, bytes_down,
+            bytes_handover, train_seconds.
+        guarantees: what the defense guarantees.
+        alarms: (step, alarm) of detectors.
+        digest: hash of the final parameters, 16 hex digits.
+    """
+
+    data: Data
+    mode: Mode
+    labels: Labels
+    cuts: tuple[str, ...]
+    training: Training
+    seed: int
+    split: SplitModel
+    defense: Defense
+    transcript: Transcript
+    history: list[dict[str, float | int | None]]
+    costs: Mapping[str, float]
+    accuracy: float | None = None
+    aux_accuracy: float | None = None
+    guarantees: tuple[Guarantee, ...] = ()
+    alarms: list[tuple[int, Alarm]] = field(default_factory=list)
+    digest: str = ""
+
+    @property
+    def cut_shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes at the cuts, without the batch."""
+        return tuple(cut_shapes(self.split, self.data.input_shape))
+
+    def releases(self, phase: str = "training") -> int | None:
+        """T: how often the most often sent victim of this phase was sent; None if none was."""
+        rows = self.transcript.releases(phase)
+        return None if rows is None else int(rows.ids.unique(return_counts=True)[1].max())
+
+    def truth(self, ids: Tensor) -> Rows:
+        """The rows behind these ids; only who scores a guess may ask.
+
+        Raises:
+            KeyError: for an id that is in no part of the data.
+        """
+        for part in (self.data.train, self.data.query, self.data.test):
+            if bool(torch.isin(ids, part.ids).all()):
+                return part.of(ids)
+        raise KeyError("these ids do not all lie in one of train, query and test")
+
+    def view(
+        self,
+        attack: Attack,
+        *,
+        phase: str = "training",
+        profile: Profile = Profile.HEAD_KNOWN,
+        adaptive: bool = True,
+    ) -> View:
+        """What the adversary of ``attack`` knows of this session.
+
+        Args:
+            attack: its threat decides what is granted; seats other than AFTER count as active where they act.
+            phase: ``training`` for member victims, ``query`` for query victims.
+            profile: the strongest adversary considered.
+            adaptive: whether the attack may use what it knows of the defense.
+
+        Raises:
+            NotSupported: with the reason, if no party can mount the attack here within ``profile``.
+        """
+        party, _, reason = refusal(attack.threat, attack.goal, mode=self.mode, labels=self.labels, profile=profile)
+        if party is None:
+            raise NotSupported(f"{attack.name or type(attack).__name__}: {reason}")
+        of_labels = attack.goal is Goal.LABELS
+        if of_labels and phase != "training":
+            raise NotSupported("labels are attacked while training: a query returns no gradient")
+        releases = self.transcript.releases(phase)
+        context = self.transcript.releases("context")
+        victims = self.data.members if phase == "training" else self.data.query.ids
+        known = None
+        if of_labels and context is not None:
+            rows = context.ids.unique()
+            known = self._known(rows)
+            victims = rows[~torch.isin(rows, known.ids)]
+            releases = context.where(torch.isin(context.ids, victims))
+        elif party is Party.CLIENT:
+            victims = victims[torch.isin(victims, self.data.clients[0])]
+        return self.frame(
+            attack, party, profile, Phase(phase), victims, adaptive, releases=releases, context=context, known=known
+        )
+
+    def frame(
+        self,
+        attack: Attack,
+        party: Party,
+        profile: Profile,
+        phase: Phase,
+        victims: Tensor,
+        adaptive: bool,
+        *,
+        releases: Releases | None = None,
+        context: Releases | None = None,
+        known: Known | None = None,
+    ) -> View:
+        """A view of what ``party`` may know with ``profile``, and of that only what the attack declares."""
+        known_to_party = on_the_wire(party, self.mode, self.labels) | grants(profile, self.labels)
+        granted = known_to_party & (attack.threat.needs | attack.threat.uses)
+        candidates = None
+        if phase is not Phase.EVALUATION and len(victims) and Sees.CANDIDATES in granted:
+            order = torch.randperm(len(victims), generator=generator(self.seed, "candidates", phase.value))
+            held = self.data.train if phase is Phase.TRAINING else self.data.query
+            candidates = held.of(victims).inputs[order]
+        return View(
+            granted=granted,
+            party=party,
+            profile=profile,
+            mode=self.mode,
+            labels=self.labels,
+            cuts=self.cuts,
+            phase=phase,
+            ids=victims,
+            input_shape=self.data.input_shape,
+            cut_shapes=self.cut_shapes,
+            classes=self.data.classes,
+            class_prior=self.data.classes_prior,
+            defense=self.defense,
+            models=self._models(),
+            adaptive=adaptive,
+            _releases=releases,
+            _context=context,
+            _aux=self.data.aux,
+            _known=known,
+            _inputs=self._own_rows() if party is Party.CLIENT else None,
+            _candidates=candidates,
+        )
+
+    def choices(self, view: View) -> Tensor:
+        """(N,): where among the view's candidates each victim stands; only who scores a guess may ask."""
+        order = torch.randperm(len(view.ids), generator=generator(self.seed, "candidates", view.phase.value))
+        return order.argsort()
+
+    def _own_rows(self) -> Rows:
+        """Client 0's rows; labels are -1 where the server owns them."""
+        rows = self.data.train.of(self.data.clients[0])
+        return rows if self.labels is not Labels.SERVER else Rows(rows.inputs, rows.labels * 0 - 1, rows.ids)
+
+    def _known(self, ids: Tensor) -> Known:
+        """One row a class among ``ids``, drawn from the seed; a class without rows there is left out."""
+        rows = self.data.train.of(ids)
+        order = torch.randperm(len(ids), generator=generator(self.seed, "known"))
+        firsts = [order[rows.labels[order] == c][:1] for c in range(self.data.classes)]
+        chosen = torch.cat(firsts)
+        return Known(rows.ids[chosen], rows.labels[chosen])
+
+    def _models(self) -> Models:
+        def at(part: str, snapshot: int | None) -> nn.Module:
+            module = copy.deepcopy(getattr(self.split, part))
+            if snapshot is not None:
+                state = self.transcript.snapshots[snapshot]
+                module.load_state_dict(
+                    {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+                )
+            frozen: nn.Module = module.eval().requires_grad_(False)
+            return frozen
+
+        def query(inputs: Tensor, gen: torch.Generator) -> Tensor:
+            # Ids of the attacker's own inputs are none of the deployment's rows.
+            ids = torch.full((len(inputs),), -1, dtype=torch.int64)
+            pipeline = Deployed((self.split.head,), None, gen, torch.device("cpu"))
+            ctx = Context(ids, -1, self.training.epochs, -1, Phase.QUERY)
+            return self.defense.released_like(pipeline.send(inputs, ctx), gen)
+
+        def state(snapshot: int) -> State:
+            return self.transcript.snapshots[snapshot]
+
+        return Models(
+            head=lambda snapshot: at("head", snapshot),
+            body=lambda: at("body", None),
+            tail=lambda snapshot: at("tail", snapshot),
+            blank_head=lambda gen: fresh_copy(self.split.head, gen),
+            query=query,
+            state=state,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Writes the session: network and transcript as safetensors, numbers as JSON; no code and no inputs."""
+        from splitguard.engine.storage import save_session
+
+        save_session(self, folder)
+
+    @classmethod
+    def load(cls, folder: Path, *, module: nn.Module, data: Data, defense: Defense | None = None) -> Session:
+        """Reads a saved session.
+
+        Args:
+            folder: written by `save`.
+            module: the network as the factory makes it; its weights are replaced.
+            data: the same draw; another one is refused by its digest.
+            defense: built afresh with the same settings.
+
+        Raises:
+            BadSetting: if the folder is not a session of this data and network.
+        """
+        from splitguard.engine.storage import load_session
+
+        return load_session(folder, module=module, data=data, defense=defense)
+
+    def results(self) -> dict[str, Any]:
+        """The numbers of this session, as plain data."""
+        return {
+            "accuracy": self.accuracy,
+            "aux_accuracy": self.aux_accuracy,
+            "costs": dict(self.costs),
+            "history": self.history,
+            "guarantees": [g.as_dict() for g in self.guarantees],
+            "alarms": [(step, a.score, a.stop) for step, a in self.alarms],
+            "digest": self.digest,
+        }

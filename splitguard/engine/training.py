@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of a training, and the optimizers and schedules that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from splitguard.errors import BadSetting, UnknownName, near_miss
+
+__all__ = ["Training"]
+
+PARTS = ("head", "body", "tail")
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "rmsprop": torch.optim.RMSprop,
+}
+SCHEDULES: dict[str, Callable[..., torch.optim.lr_scheduler.LRScheduler]] = {
+    "step": torch.optim.lr_scheduler.StepLR,
+    "multistep": torch.optim.lr_scheduler.MultiStepLR,
+    "cosine": torch.optim.lr_scheduler.CosineAnnealingLR,
+    "exponential": torch.optim.lr_scheduler.ExponentialLR,
+}
+Choices = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a deployment is trained; plain data, so that it can be a key and a line in a file.
+
+    Attributes:
+        epochs: passes over the training rows.
+        batch_size: rows a client sends at once.
+        optimizer: ``{"name": "sgd" | "adam" | "adamw" | "rmsprop", **torch's settings}``, for all parties, or one such
+            mapping each under ``head``, ``body`` and ``tail``.
+        schedule: ``{"name": "step" | "multistep" | "cosine" | "exponential", **torch's settings}``, stepped once an
+            epoch (``cosine`` takes the number of epochs as its period by itself), likewise for all parties or for each.
+        head: ``trained``; or ``frozen``: pre-trained together with the rest on auxiliary rows, then public and fixed.
+        pretrain_epochs: how long, for a frozen head; None means ``epochs``.
+        augment: ``{"flip": true, "crop": 4}``; member victims are never augmented.
+        turn: in vanilla and u-shaped, whether the clients take turns by ``batch`` or by ``epoch``.
+        average_every: in splitfed, the number of parallel rounds between two averagings, or ``epoch``.
+        evaluate: test accuracy after the ``last`` epoch only, or after each ``epoch``; each evaluation sends the test
+            rows once.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``float32``, ``float64``, or ``bfloat16`` for autocast.
+        threads: torch threads; part of the results, since one thread and two round differently.
+        noise: ``seeded`` draws the defense's noise from the seed, for evaluation; ``os`` from the operating system, for
+            a real deployment, which cannot be repeated.
+        context_epoch: the epoch of which all rows of one client are kept for label attacks.
+        checkpoint_every: rounds between two checkpoints within an epoch; None checkpoints after each epoch.
+    """
+
+    epochs: int = 5
+    batch_size: int = 64
+    optimizer: Choices = field(default_factory=lambda: {"name": "sgd", "lr": 0.05, "momentum": 0.9})
+    schedule: Choices | None = None
+    head: Literal["trained", "frozen"] = "trained"
+    pretrain_epochs: int | None = None
+    augment: Choices | None = None
+    turn: Literal["batch", "epoch"] = "batch"
+    average_every: int | Literal["epoch"] = "epoch"
+    evaluate: Literal["last", "epoch"] = "last"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["float32", "float64", "bfloat16"] = "float32"
+    threads: int = 1
+    noise: Literal["seeded", "os"] = "seeded"
+    context_epoch: int = 0
+    checkpoint_every: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 0), ("batch_size", 1), ("threads", 1), ("context_epoch", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise BadSetting(f"train: {name} must be a whole number of at least {least}; got {value!r}")
+        for name in ("pretrain_epochs", "checkpoint_every", "average_every"):
+            value = getattr(self, name)
+            if value not in (None, "epoch") and (not isinstance(value, int) or value < 1):
+                raise BadSetting(f"train: {name} must be a whole number of at least 1; got {value!r}")
+        for name, allowed in _ALLOWED.items():
+            if getattr(self, name) not in allowed:
+                raise BadSetting(f"train: {near_miss(str(getattr(self, name)), allowed, what=name)}")
+        probe = [nn.Parameter(torch.zeros(1))]
+        for part in PARTS:
+            self.make_schedule(part, self.make_optimizer(part, probe))
+
+    @classmethod
+    def parse(cls, settings: Mapping[str, Any]) -> Training:
+        """A training from a mapping; an unknown key names near misses."""
+        known = {f.name for f in fields(cls)}
+        for key in settings:
+            if key not in known:
+                raise UnknownName(near_miss(str(key), known, what="train setting"))
+        return cls(**settings)
+
+    def make_optimizer(self, part: str, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer of ``head``, ``body`` or ``tail``.
+
+        Raises:
+            UnknownName: for its name. BadSetting: for settings that torch refuses.
+        """
+        name, settings = _chosen(self.optimizer, part, "optimizer")
+        if name not in OPTIMIZERS:
+            raise UnknownName(near_miss(name, OPTIMIZERS, what="optimizer"))
+        if name == "sgd" and "lr" not in settings:
+            raise BadSetting("train: the optimizer sgd needs lr, as in {name: sgd, lr: 0.05}")
+        try:
+            return OPTIMIZERS[name](parameters, **settings)
+        except (TypeError, ValueError) as error:
+            raise BadSetting(f"train: optimizer {name!r} with {settings}: {error}") from None
+
+    def make_schedule(self, part: str, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """The schedule of ``head``, ``body`` or ``tail``, or None."""
+        if self.schedule is None:
+            return None
+        name, settings = _chosen(self.schedule, part, "schedule")
+        if name not in SCHEDULES:
+            raise UnknownName(near_miss(name, SCHEDULES, what="schedule"))
+        if name == "cosine":
+            settings = {"T_max": max(self.epochs, 1), **settings}
+        try:
+            return SCHEDULES[name](optimizer, **settings)
+        except (TypeError, ValueError) as error:
+            raise BadSetting(f"train: schedule {name!r} with {settings}: {error}") from None
+
+    def resolve_device(self) -> torch.device:
+        """The device to train on: with ``auto``, cuda where there is one."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise BadSetting("train: device cuda was asked for and torch finds none; use device: auto or cpu")
+        return torch.device(self.device)
+
+
+_ALLOWED: dict[str, tuple[str, ...]] = {
+    "head": ("trained", "frozen"),
+    "turn": ("batch", "epoch"),
+    "evaluate": ("last", "epoch"),
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("float32", "float64", "bfloat16"),
+    "noise": ("seeded", "os"),
+}
+
+
+def _chosen(choices: Choices, part: str, what: str) -> tuple[str, dict[str, Any]]:
+    """The name and settings for one part, whether given for all parts or for each."""
+    if "name" not in choices:
+        unknown = set(choices) - set(PARTS)
+        if unknown or part not in choices:
+            if part in PARTS and not unknown and choices:
+                return _chosen(next(iter(choices.values())), part, what)
+            raise BadSetting(
+                f"train: {what} is {{name: ..., settings}} or one such mapping for each of {PARTS}; got {choices!r}"
+            )
+        choices = choices[part]
+    settings = {k: v for k, v in choices.items() if k != "name"}
+    return str(choices["name"]).lower(), settings

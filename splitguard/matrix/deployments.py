@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which data sets, networks and cuts a matrix names, opened once each, and what a deployment makes of its cuts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from splitguard.api import Cut, Labels, Mode, build_defense
+from splitguard.data import DataSpec
+from splitguard.data.pool import Pool
+from splitguard.data.sources import DATASETS, open_pool
+from splitguard.engine.cut import legal_cuts
+from splitguard.engine.placement import canonical, resolve
+from splitguard.errors import BadCut, NotSupported
+from splitguard.matrix.axes import combinations, sequence_settings
+from splitguard.matrix.cell import Plugin
+from splitguard.matrix.cell import canonical as as_text
+from splitguard.models import make_model
+
+__all__ = ["Networks", "Spot", "Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One way to draw the data, resolved.
+
+    Attributes:
+        data: plain data that `DataSpec.parse` reads back, and ``digest``, 16 hex digits of what the data set holds.
+        shape: of one input.
+        classes: K.
+    """
+
+    data: Mapping[str, Any]
+    shape: tuple[int, ...]
+    classes: int
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where a deployment is cut; or the reason why it cannot be."""
+
+    labels: Labels
+    base: tuple[str, ...]
+    cuts: tuple[str, ...]
+    reason: str | None = None
+
+
+class Networks:
+    """Opens data sets and networks once each."""
+
+    def __init__(self) -> None:
+        self._pools: dict[str, tuple[Pool, str]] = {}
+        self._modules: dict[str, tuple[nn.Module, tuple[Cut, ...]]] = {}
+
+    def data_points(self, entry: str | Mapping[str, Any]) -> list[str | dict[str, Any]]:
+        """Each combination of the settings of one ``data`` entry."""
+        if isinstance(entry, str):
+            return [entry]
+        name = entry.get("name") or (next(iter(entry)) if len(entry) == 1 else "")
+        own = sequence_settings(DATASETS.get(name)) if name in DATASETS else frozenset()
+        return list(combinations(entry, whole=own | sequence_settings(DataSpec)))
+
+    def task(self, point: str | Mapping[str, Any]) -> Task:
+        """One combination, checked against the data set on this machine."""
+        spec = DataSpec.parse(point)
+        where = as_text([spec.name, {k: str(v) for k, v in spec.source.items()}])
+        if where not in self._pools:
+            pool = open_pool(spec.name, spec.source)
+            self._pools[where] = pool, _content(pool)
+        pool, digest = self._pools[where]
+        data = {**spec.resolve(pool).as_dict(), "digest": digest}
+        return Task(data, tuple(pool.inputs.shape[1:]), pool.classes)
+
+    def model_points(self, entry: str | Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Each combination of the settings of one ``model`` entry."""
+        raise NotImplementedError
+
+    def module(self, model: Mapping[str, Any], task: Task) -> tuple[nn.Module, tuple[Cut, ...]]:
+        """The network for a task, and its legal cuts in network order."""
+        key = as_text([model, task.shape, task.classes])
+        if key not in self._modules:
+            module = make_model(model, input_shape=task.shape, classes=task.classes, seed=0)
+            self._modules[key] = module, tuple(legal_cuts(module, task.shape))
+        return self._modules[key]
+
+    def check_cut(self, cut: str, models: Iterable[Mapping[str, Any]], tasks: Sequence[Task]) -> None:
+        """Refuses a cut that no network of the matrix has.
+
+        Raises:
+            BadCut: with the near legal cuts of the first network.
+        """
+        first: BadCut | None = None
+        for model in models:
+            for task in tasks:
+                try:
+                    for name in cut.split(".."):
+                        canonical(name, self.module(model, task)[1])
+                except BadCut as error:
+                    first = first or error
+                else:
+                    return
+        if first is not None:
+            raise first
+
+    def spot(
+        self,
+        model: Mapping[str, Any],
+        task: Task,
+        mode: Mode,
+        owner: Labels | None,
+        cut: str | None,
+        defense: Sequence[Plugin],
+    ) -> Spot:
+        """Where this deployment is cut; a combination that does not exist is a refusal, not an error."""
+        module, _ = self.module(model, task)
+        try:
+            placed = resolve(
+                module, task.shape, mode=mode, cut=cut, labels=owner, defense=build_defense([d.spec for d in defense])
+            )
+        except (BadCut, NotSupported) as error:
+            asked = tuple(cut.split("..")) if cut else ()
+            return Spot(owner or (Labels.CLIENT if mode is Mode.U_SHAPED else Labels.SENT), asked, asked, str(error))
+        return Spot(placed.labels, placed.base, placed.cuts)
+
+
+def _content(pool: Pool) -> str:
+    """16 hex digits of the SHA-256 of all rows and labels: the data set, wherever its file lies."""
+    out = hashlib.sha256()
+    for tensor in (pool.inputs, pool.labels, pool.test_inputs, pool.test_labels):
+        if tensor is not None:
+            out.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+            out.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return out.hexdigest()[:16]

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The numbers that scoring hands out, each with its range and meaning; `score` computes them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["ChoiceScore", "ImageScore", "LabelScore"]
+
+
+class _Score:
+    def as_dict(self) -> dict[str, Any]:
+        """All numbers by name, as JSON takes them; None where one is missing. Values per victim are left out."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
+        return {f.name: getattr(self, f.name) for f in fields if f.name != "per_victim"}
+
+
+@dataclass(frozen=True)
+class ImageScore(_Score):
+    """How well images were reconstructed; means over N victims, None where missing.
+
+    Attributes:
+        ssim: in [-1, 1].
+        lpips: AlexNet v0.1; smaller is closer.
+        psnr: dB, mean of per-image values, each at most 100.
+        mse: for images in [0, 1].
+        blind: mean SSIM of the blind guess on the same victims.
+        blind_kind: which blind guess, chosen on auxiliary data.
+        leakage: (ssim - blind) / (1 - blind), signed; 0 is blind, 1 perfect.
+        leakage_low: lower end of its 95 % bootstrap interval over victims, one seed.
+        leakage_high: upper end.
+        leakage_p95: 95th percentile over victims of (ssim_i - blind) / (1 - blind): the unlucky ones.
+        recovered: share of victims with SSIM >= 0.5.
+        recovered_high: upper end of its two-sided 95 % Clopper-Pearson interval.
+        reid_pixel: share of guesses nearest to their own victim in the gallery, by pixels; ties count in parts.
+        reid_lpips: the same by LPIPS.
+        reid: the larger of the two rates: the worst case over two attackers who each stick to one distance for all
+            victims (never the better one image by image). Under chance it lies a little above `chance`.
+        chance: 1 / images in the gallery.
+        mismatched: mean SSIM of the same guesses with other victims, the second null.
+        ssim_window: side of the SSIM window in pixels, under 11 for small images.
+        n: number of victims.
+        per_victim: ssim, lpips, psnr, mse, blind (SSIM), reid_pixel, reid_lpips, each (N,) float64 on the CPU.
+    """
+
+    ssim: float
+    lpips: float | None
+    psnr: float
+    mse: float
+    blind: float
+    blind_kind: str
+    leakage: float | None
+    leakage_low: float | None
+    leakage_high: float | None
+    leakage_p95: float | None
+    recovered: float
+    recovered_high: float
+    reid_pixel: float | None
+    reid_lpips: float | None
+    reid: float | None
+    chance: float
+    mismatched: float | None
+    ssim_window: int
+    n: int
+    per_victim: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class LabelScore(_Score):
+    """How well labels were inferred, over N victims; None where missing.
+
+    Attributes:
+        label_accuracy: share guessed right.
+        balanced_accuracy: mean recall over the classes among the victims; None if there is one only.
+        label_auc: for two classes with scores; the sign is fixed in advance, larger means class 1.
+        label_tpr: true positives at 1 % false positives; as `label_auc`.
+        blind: accuracy of always guessing the most frequent class of the prior.
+        leakage: 2 AUC - 1 for two classes with scores; else (balanced accuracy - 1/K) / (1 - 1/K). Signed.
+        leakage_low: lower end of its 95 % bootstrap interval over victims, one seed.
+        leakage_high: upper end.
+        n: number of victims.
+    """
+
+    label_accuracy: float
+    balanced_accuracy: float | None
+    label_auc: float | None
+    label_tpr: float | None
+    blind: float
+    leakage: float | None
+    leakage_low: float | None
+    leakage_high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class ChoiceScore(_Score):
+    """How often the right candidate was named.
+
+    Attributes:
+        accuracy: share named right.
+        accuracy_low: lower end of its two-sided 95 % Clopper-Pearson interval.
+        accuracy_high: upper end.
+        chance: 1 / candidates.
+        leakage: (accuracy - chance) / (1 - chance), signed.
+        leakage_low: the same of accuracy_low.
+        leakage_high: the same of accuracy_high.
+        n: number of victims.
+    """
+
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    chance: float
+    leakage: float
+    leakage_low: float
+    leakage_high: float
+    n: int

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is installed equals what is on disk, and starting splitguard stays quick."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import sysconfig
+import time
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+HEAVY = {"torch", "torchvision", "pandas", "pydantic", "numpy", "scipy", "sklearn", "plotly", "matplotlib"}
+HELP_SECONDS = 0.5
+
+
+def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Runs this interpreter; fails with what it printed if it fails."""
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"python {' '.join(arguments)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return done
+
+
+def modules_loaded_by(*arguments: str) -> set[str]:
+    """The top-level names of all modules that a run of this interpreter imports."""
+    report = python("-X", "importtime", *arguments).stderr
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in report.splitlines() if "|" in line}
+
+
+def test_the_package_list_equals_the_disk() -> None:
+    on_disk = {
+        "splitguard" if path.parent == ROOT / "splitguard" else f"splitguard.{path.parent.name}"
+        for folder in ("splitguard", "attacks", "defenses")
+        for path in (ROOT / folder).rglob("*.py")
+    }
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == on_disk
+
+
+@pytest.mark.parametrize("folder", ["attacks", "defenses"])
+def test_plugin_folders_are_mapped_linked_and_flat(folder: str) -> None:
+    link = ROOT / "splitguard" / folder
+    assert PROJECT["tool"]["setuptools"]["package-dir"][f"splitguard.{folder}"] == folder
+    assert link.is_symlink(), f"splitguard/{folder} must be a symlink to ../{folder}, for type checkers and editors"
+    assert link.readlink() == Path("..", folder)
+    assert [p for p in (ROOT / folder).rglob("*.py") if p.parent != ROOT / folder] == [], "plug-in folders stay flat"
+
+
+def test_one_version_everywhere() -> None:
+    version = PROJECT["project"]["version"]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^version: (\S+)$", citation, re.MULTILINE) == [version]
+    assert re.findall(r"^## \[(\S+)\]", changes, re.MULTILINE)[:1] == [version]
+    assert python("-c", "import splitguard; print(splitguard.__version__)").stdout.strip() == version
+
+
+def test_every_dependency_is_pinned_inside_its_bounds() -> None:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {}
+    for requirement in (Requirement(line) for line in lines if line and not line.startswith("#")):
+        pins[canonicalize_name(requirement.name)] = str(requirement.specifier).removeprefix("==")
+    project = PROJECT["project"]
+    wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
+    for requirement in map(Requirement, [*wanted, *PROJECT["build-system"]["requires"]]):
+        pin = pins.get(canonicalize_name(requirement.name))
+        assert pin is not None, f"constraints.txt does not pin {requirement.name}"
+        assert "+" not in pin, f"{requirement.name}=={pin}: a local version exists on some machines only"
+        assert requirement.specifier.contains(pin), f"{requirement} does not admit the pinned {pin}"
+
+
+def test_importing_splitguard_is_light() -> None:
+    assert not modules_loaded_by("-c", "import splitguard") & HEAVY
+
+
+def test_help_is_light_and_quick() -> None:
+    assert not modules_loaded_by("-m", "splitguard", "--help") & HEAVY
+    seconds = []
+    for _ in range(5):  # the best of five: the others also measure what else the machine does
+        start = time.perf_counter()
+        python("-m", "splitguard", "--help")
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < HELP_SECONDS
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that comes out of the source distribution, built without a network."""
+    out = tmp_path_factory.mktemp("dist")
+    python("-m", "build", "--no-isolation", "--outdir", str(out))  # first the sdist, then the wheel from it
+    [path] = out.glob("*.whl")
+    return path
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_what_the_tree_holds_and_nothing_else(wheel: Path) -> None:
+    files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    code = {
+        ("splitguard" / path if folder != "splitguard" else path).as_posix()
+        for folder in ("splitguard", "attacks", "defenses")
+        for path in (p.relative_to(ROOT) for p in (ROOT / folder).rglob("*.py"))
+    }
+    templates = {p.relative_to(ROOT).as_posix() for p in (ROOT / "splitguard/reports/templates").iterdir()}
+    assert templates, "splitguard/reports/templates is empty"
+    assert files == code | templates | {"splitguard/py.typed"}
+
+
+@pytest.mark.slow
+def test_the_installed_wheel_finds_its_plugins(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=False)
+    bin_ = tmp_path / "venv" / "bin"
+    python("-m", "pip", "--python", str(bin_ / "python"), "install", "--no-deps", "--no-index", str(wheel))
+    # The dependencies are borrowed from this environment. A .pth file inside a borrowed folder is not read, so an
+    # editable install of the tree stays out of sight.
+    [site] = (tmp_path / "venv" / "lib").glob("python*/site-packages")
+    (site / "borrowed.pth").write_text(sysconfig.get_path("purelib"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def run(*command: str) -> str:
+        done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    found = run(str(bin_ / "python"), "-c", "import splitguard.attacks as a; print(a.__file__)").strip()
+    assert Path(found) == site / "splitguard" / "attacks" / "__init__.py"
+    for kind in ("attacks", "defenses"):
+        listed = run(str(bin_ / "splitguard"), "list", kind)
+        assert listed == python("-m", "splitguard", "list", kind).stdout
+        assert listed.strip()
