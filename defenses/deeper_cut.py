@@ -13,7 +13,7 @@ __all__ = ["DeeperCut"]
 
 
 @DEFENSES.add("deeper-cut")
-@dataclass
+@dataclass(kw_only=True)
 class DeeperCut(Defense):
     """Moves the first cut ``layers`` legal cuts towards the output; a second cut stays where it is.
 
@@ -28,9 +28,8 @@ class DeeperCut(Defense):
         BadSetting: if ``layers`` is negative.
         NotSupported: from `place`, with the range that fits, if it would reach the second cut or the network's end.
 
-    Source: the depth of the cut is the first thing varied by He, Zhang, Lee, Model inversion attacks against collaborative
-    inference, ACSAC 2019. They vary it by hand, over layers of one network; here only
-    places that no skip connection bridges are counted.
+    Source: He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019, who vary the cut over
+    the layers of a chain. Here only places that no skip connection bridges are counted.
     """
 
     layers: int = 1

@@ -10,28 +10,28 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from splitguard.api import DEFENSES, BadSetting, Batch, Defense
+from splitguard.api import DEFENSES, BadSetting, Batch, Defense, Deployment, NotSupported
 from splitguard.metrics.dependence import dcor
 
 __all__ = ["NoPeek"]
 
 
 @DEFENSES.add("nopeek")
-@dataclass
+@dataclass(kw_only=True)
 class NoPeek(Defense):
     """Adds ``weight * dCor(x, z)`` of each client's batch to the client's loss.
 
-    With ``dCor = sqrt(dCov^2(x, z) / sqrt(dCov^2(x, x) dCov^2(z, z)))`` over the batch, in [0, 1]; the task loss is the
-    mean cross-entropy in nats, so a weight of 1 trades one nat for full dependence. What is sent is unchanged: the head is
-    another one, and nothing is guaranteed. The statistic is biased upwards in small batches (see
-    `splitguard.metrics.dependence.dcor`), so weights compare at one batch size only. A head that is frozen is not
-    trained on private rows, and there the penalty does nothing on them.
+    ``dCor = sqrt(dCov^2(x, z) / sqrt(dCov^2(x, x) dCov^2(z, z)))`` over the batch, in [0, 1]; the task loss is the mean
+    cross-entropy in nats, so a weight of 1 trades one nat for full dependence. The head becomes another one; what it
+    sends goes out as it is, and nothing is guaranteed. The statistic is biased upwards in small batches (see
+    `splitguard.metrics.dependence.dcor`), so weights compare at one batch size only.
 
     Args:
         weight: of the penalty, finite, 0 or more; at 0 nothing is computed and training is plain, to the bit.
 
     Raises:
         BadSetting: if ``weight`` is negative or not finite.
+        NotSupported: from `bind`, for a frozen head, which no penalty trains.
 
     Source: Vepakomma, Singh, Gupta, Raskar, NoPeek: information leakage reduction to share activations in distributed
     deep learning, ICDM workshops 2020. They minimise ``a1 dCor + a2 CE``; this is ``a2 = 1``. Code in use that writes
@@ -48,6 +48,14 @@ class NoPeek(Defense):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise BadSetting(f"nopeek: weight must be a finite number, 0 or more; got {self.weight}")
+
+    def bind(self, deployment: Deployment) -> None:
+        """Refuses a deployment in which the penalty would change nothing."""
+        if deployment.head_frozen and self.weight > 0:
+            raise NotSupported(
+                "nopeek: the head is frozen, so a penalty on its training changes nothing. Use train: {head: trained}, "
+                "or a defense of the smashed data itself, such as gaussian"
+            )
 
     def penalty(self, batch: Batch, smashed: Tensor, generator: torch.Generator) -> Tensor | None:
         """``weight * dCor`` of ``batch.inputs`` (N, *in) and ``smashed`` (N, *cut1); None for one row or weight 0."""

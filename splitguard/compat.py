@@ -57,11 +57,13 @@ def _need(package: str) -> importlib.machinery.ModuleSpec:
 
 def _declare_missing_operators() -> None:
     """Declares torchvision::nms and torchvision::qnms, unless torchvision's own library brings them."""
+    operators: Any = torch.ops  # torch leaves these two untyped
+    make_library: Any = torch.library.Library
     spec = _need("torchvision")
     binary = importlib.machinery.PathFinder.find_spec("_C", list(spec.submodule_search_locations or ()))
     if binary is not None and binary.origin is not None:
         try:
-            torch.ops.load_library(binary.origin)
+            operators.load_library(binary.origin)
         except OSError:
             pass
         else:
@@ -69,8 +71,7 @@ def _declare_missing_operators() -> None:
     for name in [n for n in sys.modules if n.startswith("torchvision.")]:
         del sys.modules[name]  # left behind by an import of torchvision that failed before
     if not _DECLARED:
-        make: Any = torch.library.Library  # torch leaves it untyped
-        library = make("torchvision", "FRAGMENT")
+        library = make_library("torchvision", "FRAGMENT")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _DECLARED.append(library)

@@ -20,7 +20,10 @@ SPDX = "# SPDX-License-Identifier: Apache-2.0"
 GROUND = {"errors", "registry", "seeding", "compat"}
 SCIENCE = GROUND | {"metrics", "privacy", "models", "data"}
 ENGINE = SCIENCE | {"engine"}
-MATRIX = ENGINE | {"api", "matrix"}
+DEPLOYED = ENGINE | {"api"}
+MATRIX = DEPLOYED | {"matrix"}
+USER = MATRIX | {"reports", "facade"}
+TERMINAL = USER | {"contract", "contract_defense", "terminal"}
 PLUGIN = {"api", "metrics", "privacy", "building", "errors"}
 
 # component -> the components it may import besides itself
@@ -32,9 +35,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "building": ENGINE,
     "matrix": MATRIX,
     "reports": MATRIX,
-    "cli": MATRIX | {"reports"},
+    **dict.fromkeys(("facade", "contract", "contract_defense"), DEPLOYED),
+    "terminal": TERMINAL,
+    "cli": TERMINAL,
     "__main__": {"cli"},
-    "__init__": MATRIX | {"reports"},
+    "__init__": USER,
     "attacks": PLUGIN,
     "defenses": PLUGIN,
 }

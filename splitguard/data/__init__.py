@@ -2,7 +2,7 @@
 """Data: sources by name, the disjoint parts of a deployment, the partition over clients, and augmentation."""
 
 from splitguard.data.augment import augment
-from splitguard.data.fetch import DOWNLOADS, cache_folder, fetch
+from splitguard.data.downloads import DOWNLOADS, cache_folder, fetch
 from splitguard.data.partition import PARTITIONS, Partition, partition
 from splitguard.data.pool import Pool, from_dataset
 from splitguard.data.rows import Data, Rows

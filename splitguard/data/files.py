@@ -63,7 +63,9 @@ def read_npz(path: Path) -> tuple[Part, Part | None]:
         BadSetting: if keys are missing, shapes do not fit, or an array is pickled.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # From an open file: given a path, np.load leaves it open when the archive turns out to be damaged.
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise BadSetting(f"{path} holds one bare array; wanted an npz with train_images and train_labels")
             parts = {which: _npz_part(archive, which, path) for which in ("train", "val", "test")}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from splitguard.errors import BadSetting, MissingKnowledge
+from splitguard.errors import BadSetting
 
 __all__ = ["Data", "Rows"]
 
@@ -133,14 +133,9 @@ class Data:
 
     @property
     def classes_prior(self) -> Tensor:
-        """(K,), the class frequencies among the auxiliary rows: what the attacker may know of the prior.
+        """(K,), the class frequencies among the auxiliary rows, all that the attacker may know of the prior.
 
-        Raises:
-            MissingKnowledge: if there are no auxiliary rows.
+        NaN without auxiliary rows: then it is not known, which is not the same as zero.
         """
-        if len(self.aux) == 0:
-            raise MissingKnowledge(
-                "the class prior is counted on auxiliary rows, and there are none: set `aux` above 0"
-            )
         counts = torch.bincount(self.aux.labels, minlength=self.classes).double()
-        return counts / counts.sum()
+        return counts / counts.sum()  # 0 / 0 is NaN

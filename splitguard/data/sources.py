@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from splitguard.data.fetch import places
+from splitguard.data.downloads import places
 from splitguard.data.files import Part, read_cifar10, read_folder, read_idx, read_npz
 from splitguard.data.pool import Pool, from_dataset
 from splitguard.errors import BadSetting, DataUnavailable, UnknownName, near_miss

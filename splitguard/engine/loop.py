@@ -104,7 +104,7 @@ class Loop:
                 self._play(sendings)
                 self.done_in_epoch += 1
                 self.seconds = time.perf_counter() - began
-                if progress is not None and self.step % 5 == 0:
+                if progress is not None and self.step % 4 == 0:
                     rate = (self.step - first) / max(time.perf_counter() - began, 1e-9)
                     progress(Progress(self.step, total, self.epoch, float(self.losses[-1]), rate))
                 every = self.training.checkpoint_every

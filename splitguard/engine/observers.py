@@ -54,7 +54,7 @@ class Observer:
         visible = {}
         for name in ("smashed", *CHANNELS):
             value = getattr(exchange, name)
-            hidden = name in CHANNELS and not self._view.sees(CHANNELS[name])
+            hidden = name in CHANNELS and not self._view.shows(name)
             visible[name] = None if hidden or value is None else value.detach().clone()
         return replace(exchange, ids=exchange.ids.clone(), **visible)
 

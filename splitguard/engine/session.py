@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from splitguard.data.rows import Data, Rows
-from splitguard.engine.cut import SplitModel, cut_shapes
+from splitguard.engine.cut import SplitModel
 from splitguard.engine.defense import Alarm, Context, Defense
 from splitguard.engine.deployed import Deployed
 from splitguard.engine.roles import Attack
@@ -35,7 +35,7 @@ class Session:
     """A finished training with its transcript; `splitguard.engine.train` makes one.
 
     Attributes:
-        data, mode, labels, cuts, training, seed: the deployment. ``cuts`` are resolved.
+        data, mode, labels, cuts, training, seed: the deployment. ``cuts`` are resolved; ``cut_shapes`` are without batch.
         split: the trained network, in eval mode; in splitfed with the averaged head.
         defense: as it was trained with.
         transcript: what crossed the wire, in bounded memory. It holds no inputs.
@@ -53,6 +53,7 @@ class Session:
     mode: Mode
     labels: Labels
     cuts: tuple[str, ...]
+    cut_shapes: tuple[tuple[int, ...], ...]
     training: Training
     seed: int
     split: SplitModel
@@ -65,11 +66,6 @@ class Session:
     guarantees: tuple[Guarantee, ...] = ()
     alarms: list[tuple[int, Alarm]] = field(default_factory=list)
     digest: str = ""
-
-    @property
-    def cut_shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes at the cuts, without the batch."""
-        return tuple(cut_shapes(self.split, self.data.input_shape))
 
     def releases(self, phase: str = "training") -> int | None:
         """T: how often the most often sent victim of this phase was sent; None if none was."""

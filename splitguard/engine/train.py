@@ -81,16 +81,34 @@ def train(
     if mode is Mode.CENTRALIZED and (type(defense) is not Defense or active or beside):
         raise NotSupported("centralized training has no cut to defend or attack; use mode vanilla")
     place = resolve(module, data.input_shape, mode=mode, cut=cut, labels=labels, defense=defense)
-    if training.precision == "float64":
-        module, data = module.double(), _double(data)
     with _threads(training.threads):
         network = defense.wrap(split(module, place.cuts), generator(seed, "wrap"))
+        shapes = tuple(cut_shapes(network, data.input_shape))
+        costs = _costs(network, data)
         device = training.resolve_device()
         around = Surroundings(device, training.precision)
-        network.to(device).train()
+        network.to(device)
         aux_accuracy = _freeze(network, data, training, around, seed) if training.head == "frozen" else None
-        _bind(defense, network, data, mode=mode, place=place, training=training)
-        session = _blank(network, data, mode, place, training, seed, defense)
+        _bind(defense, network, data, shapes, mode=mode, place=place, training=training)
+        network.train()
+        if training.head == "frozen":
+            network.head.eval()  # its normalisation layers are fixed, too
+        if training.precision == "float64":
+            network, data = network.double(), _double(data)
+        session = Session(
+            data=data,
+            mode=mode,
+            labels=place.labels,
+            cuts=place.cuts,
+            cut_shapes=shapes,
+            training=training,
+            seed=seed,
+            split=network,
+            defense=defense,
+            transcript=Transcript(_keep(data, place, training)),
+            history=[],
+            costs=costs,
+        )
         loop = _loop(session, around, active, beside, profile)
         loop.run(checkpoint, progress)
         loop.query(data.query)
@@ -119,6 +137,7 @@ def _threads(count: int) -> Iterator[None]:
 
 def _freeze(network: SplitModel, data: Data, training: Training, around: Surroundings, seed: int) -> float | None:
     """Pre-trains all stages on auxiliary rows, fixes the head, and returns the accuracy reached so far."""
+    network.train()
     pretrain(network, data.aux, training, around, seed)
     stages = tuple(module for _, module in network.stages)
     public = Deployed(stages, None, generator(seed, "unused"), around.device)
@@ -127,8 +146,26 @@ def _freeze(network: SplitModel, data: Data, training: Training, around: Surroun
     return accuracy
 
 
+def _costs(network: SplitModel, data: Data) -> dict[str, float]:
+    """What each party computes and holds; forward FLOPs per sample."""
+    cost = measure(network, data.input_shape)
+    return {
+        "client_params": cost.client_params,
+        "server_params": cost.server_params,
+        "client_flops": cost.client_flops,
+        "server_flops": cost.server_flops,
+    }
+
+
 def _bind(
-    defense: Defense, network: SplitModel, data: Data, *, mode: Mode, place: Placement, training: Training
+    defense: Defense,
+    network: SplitModel,
+    data: Data,
+    shapes: tuple[tuple[int, ...], ...],
+    *,
+    mode: Mode,
+    place: Placement,
+    training: Training,
 ) -> None:
     """Tells the defense where it is deployed."""
     frozen = training.head == "frozen"
@@ -140,7 +177,7 @@ def _bind(
             labels=place.labels,
             cuts=place.cuts,
             input_shape=data.input_shape,
-            cut_shapes=tuple(cut_shapes(network, data.input_shape)),
+            cut_shapes=shapes,
             classes=data.classes,
             batch_size=training.batch_size,
             epochs=training.epochs,
@@ -154,32 +191,11 @@ def _bind(
     )
 
 
-def _blank(
-    network: SplitModel,
-    data: Data,
-    mode: Mode,
-    place: Placement,
-    training: Training,
-    seed: int,
-    defense: Defense,
-) -> Session:
-    """The session before its first step."""
-    victims = torch.cat([data.members, data.query.ids])
-    recorded = 0 if place.labels is not Labels.SENT else -1
-    keep = Keep(victims, client=recorded, epoch=min(training.context_epoch, max(training.epochs - 1, 0)))
-    return Session(
-        data=data,
-        mode=mode,
-        labels=place.labels,
-        cuts=place.cuts,
-        training=training,
-        seed=seed,
-        split=network,
-        defense=defense,
-        transcript=Transcript(keep),
-        history=[],
-        costs={},
-    )
+def _keep(data: Data, place: Placement, training: Training) -> Keep:
+    """What is recorded: all victims, and client 0's rows of one epoch where somebody is not told their labels."""
+    client = 0 if place.labels is not Labels.SENT else -1
+    epoch = min(training.context_epoch, max(training.epochs - 1, 0))
+    return Keep(torch.cat([data.members, data.query.ids]), client=client, epoch=epoch)
 
 
 def _loop(
@@ -204,8 +220,6 @@ def _loop(
     watching = [observer(a) for a in beside]
     acting = observer(active) if active is not None else None
     clients = _clients(session, around)
-    if acting is not None and isinstance(active, ClientAttack):
-        clients[0].intercept = acting.client_grads
     server = Server(Stage(network.body, "body", training), around)
     link = Link()
     noise = generator(session.seed, "defense", device=around.device)
@@ -215,7 +229,7 @@ def _loop(
     in_seat = acting if isinstance(active, ServerAttack) else None
     first = clients[0]
     stages = (first.head.module, network.body) + ((first.tail.module,) if first.tail else ())
-    return Loop(
+    loop = Loop(
         data=data,
         mode=session.mode,
         labels=session.labels,
@@ -236,6 +250,9 @@ def _loop(
         deployed=Deployed(stages, None if session.mode is Mode.CENTRALIZED else defense, noise, around.device),
         fingerprint=_fingerprint(session, active, beside),
     )
+    if acting is not None and isinstance(active, ClientAttack):
+        clients[0].intercept = lambda grads: acting.client_grads(grads, loop.step)
+    return loop
 
 
 def _clients(session: Session, around: Surroundings) -> list[Client]:
@@ -269,11 +286,9 @@ def _fingerprint(session: Session, active: object | None, beside: Sequence[objec
         session.cuts,
         dataclasses.asdict(session.training),
         session.seed,
-        repr(session.defense),
         [
-            (type(a).__name__, settings_of(a) if dataclasses.is_dataclass(a) else {})
-            for a in (active, *beside)
-            if a is not None
+            (type(p).__name__, settings_of(p) if dataclasses.is_dataclass(p) else {})
+            for p in (session.defense, active, *beside)
         ],
         {k: tuple(v.shape) for k, v in session.split.state_dict().items()},
     ]
@@ -288,15 +303,8 @@ def _finished(session: Session, loop: Loop, aux_accuracy: float | None) -> Sessi
     session.aux_accuracy = aux_accuracy
     session.guarantees = session.defense.privacy()
     session.alarms = loop.alarms
-    cost = measure(network, session.data.input_shape)
-    session.costs = {
-        "client_params": cost.client_params,
-        "server_params": cost.server_params,
-        "client_flops": cost.client_flops,
-        "server_flops": cost.server_flops,
-        **{f"bytes_{k}": v for k, v in loop.link.bytes.items()},
-        "train_seconds": loop.seconds,
-    }
+    crossed = {f"bytes_{k}": float(v) for k, v in loop.link.bytes.items()}
+    session.costs = {**session.costs, **crossed, "train_seconds": loop.seconds}
     session.digest = digest(network)
     return session
 
@@ -306,5 +314,5 @@ def digest(module: nn.Module) -> str:
     out = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         out.update(name.encode())
-        out.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        out.update(value.detach().cpu().contiguous().numpy().tobytes())
     return out.hexdigest()[:16]

@@ -124,8 +124,13 @@ class View:
         """All rows of one client for one epoch, masked likewise; label attacks read it."""
         return self._masked(self._read(Sees.SMASHED, self._context, "context rows"))
 
+    def shows(self, channel: str) -> bool:
+        """Whether a channel of `CHANNELS` is granted, by itself or as the gradient of the label owner."""
+        label_grad = "cut_grad" if self.party is Party.CLIENT else "returned_grad"
+        return self.sees(CHANNELS[channel]) or (channel == label_grad and self.sees(Sees.LABEL_GRAD))
+
     def _masked(self, rows: Releases) -> Releases:
-        return rows.masked(name for name, kind in CHANNELS.items() if not self.sees(kind))
+        return rows.masked(name for name in CHANNELS if not self.shows(name))
 
     def label_grad(self, rows: Releases) -> Tensor:
         """(R, *cut), per sample: the gradient that comes from the owner of labels this adversary is not told."""

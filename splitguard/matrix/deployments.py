@@ -21,7 +21,8 @@ from splitguard.errors import BadCut, NotSupported
 from splitguard.matrix.axes import combinations, sequence_settings
 from splitguard.matrix.cell import Plugin
 from splitguard.matrix.cell import canonical as as_text
-from splitguard.models import make_model
+from splitguard.matrix.plugins import plain
+from splitguard.models import MODELS, make_model, model_spec
 
 __all__ = ["Networks", "Spot", "Task"]
 
@@ -78,8 +79,12 @@ class Networks:
         return Task(data, tuple(pool.inputs.shape[1:]), pool.classes)
 
     def model_points(self, entry: str | Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Each combination of the settings of one ``model`` entry."""
-        raise NotImplementedError
+        """Each combination of the settings of one ``model`` entry, in resolved form."""
+        if isinstance(entry, str):
+            return [model_spec(entry)]
+        name = entry.get("name") or (next(iter(entry)) if len(entry) == 1 else "")
+        whole = sequence_settings(MODELS.get(name)) if name in MODELS else frozenset()
+        return [plain(model_spec(point)) for point in combinations(entry, whole=whole)]
 
     def module(self, model: Mapping[str, Any], task: Task) -> tuple[nn.Module, tuple[Cut, ...]]:
         """The network for a task, and its legal cuts in network order."""
@@ -112,6 +117,7 @@ class Networks:
         self,
         model: Mapping[str, Any],
         task: Task,
+        *,
         mode: Mode,
         owner: Labels | None,
         cut: str | None,

@@ -43,23 +43,32 @@ class Source:
     file: str | None = None
     lines: Mapping[Place, int | None] = field(default_factory=dict)
 
-    def where(self, place: Place) -> str:
+    def where(self, place: Place, *, under: Place = ()) -> str:
         """The place for people, as in ``"faces.yaml, line 7, defense[1].gaussian.epsilon"``.
 
         Steps that the file does not have are left out: a single value stands for a list of one.
+
+        Args:
+            place: where the value stands.
+            under: a block that may have it; else it stands at the top level.
         """
-        known: Place = ()
-        for step in place:
-            if (*known, step) in self.lines:
-                known = (*known, step)
+        inside, top = self._known((*under, *place)), self._known(place)
+        known = inside if len(inside) - len(under) >= len(top) else top
         line = self.lines.get(known)
         name = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in known).lstrip(".")
         parts = [self.file or "matrix", f"line {line}" if line else "", name]
         return ", ".join(part for part in parts if part)
 
-    def problem(self, place: Place, text: object) -> str:
+    def _known(self, place: Place) -> Place:
+        known: Place = ()
+        for step in place:
+            if (*known, step) in self.lines:
+                known = (*known, step)
+        return known
+
+    def problem(self, place: Place, text: object, *, under: Place = ()) -> str:
         """One line of a `MatrixError`."""
-        return f"{self.where(place)}: {text}"
+        return f"{self.where(place, under=under)}: {text}"
 
     @classmethod
     def of(cls, value: Any) -> Source:

@@ -8,20 +8,19 @@ import itertools
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import Enum
-from pathlib import Path
 from typing import Any
 
-from splitguard.api import ATTACKS, DEFENSES, Attack, Defense, Goal, Labels, Mode, Profile, Seat
+from splitguard.api import ATTACKS, DEFENSES, Attack, Goal, Labels, Mode, Profile, Seat
 from splitguard.engine.threat import refusal
 from splitguard.engine.training import Training
 from splitguard.errors import BadSetting, SplitguardError, near_miss
-from splitguard.matrix.axes import combinations, sequence_settings
+from splitguard.matrix.axes import combinations
 from splitguard.matrix.cell import Cell, Plugin
 from splitguard.matrix.deployments import Networks, Task
+from splitguard.matrix.plugins import as_plugin, built, plain
 from splitguard.matrix.reading import MatrixError, Place, Source
 from splitguard.matrix.spec import Block, MatrixFile
-from splitguard.registry import Registry, parse_spec
+from splitguard.registry import parse_spec
 
 __all__ = ["Resolved", "resolve_file"]
 
@@ -70,8 +69,8 @@ class _Axes:
     seeds: list[int] = field(default_factory=list)
 
 
-def resolve_file(file: MatrixFile, source: Source) -> list[Resolved]:
-    """All cells of a file, each once, in its order: deployments, then attacks, then seeds.
+def resolve_file(file: MatrixFile, source: Source) -> tuple[list[Resolved], Networks]:
+    """All cells of a file, each once, in its order: deployments, then attacks, then seeds; and the networks they name.
 
     Raises:
         MatrixError: with one line for each name or setting that does not exist or does not fit.
@@ -83,7 +82,7 @@ def resolve_file(file: MatrixFile, source: Source) -> list[Resolved]:
     for each in axes:
         for resolved in _crossed(each, resolver.networks):
             found.setdefault(resolved.cell.key(), resolved)
-    return list(found.values())
+    return list(found.values()), resolver.networks
 
 
 class _Resolver:
@@ -126,7 +125,7 @@ class _Resolver:
                 out.profiles.append(Profile.parse(entry))
         for place, entry in _entries("attack", block.attack):
             with self._noting(place, entry):
-                out.attacks += [_Aim(_plugin(a, p), a) for a, p in _built(ATTACKS, entry)]
+                out.attacks += [_Aim(as_plugin(a, p), a) for a, p in built(ATTACKS, entry)]
         out.cuts = list(block.cut or [None])
         for place, cut in _entries("cut", block.cut):
             with self._noting(place, cut):
@@ -141,7 +140,7 @@ class _Resolver:
         listed = isinstance(entry, list | tuple)
         for number, part in enumerate(entry if listed else [entry]):
             with self._noting((*place, number) if listed else place, part):
-                parts.append([_plugin(d, told) for d, told in _built(DEFENSES, part)])
+                parts.append([as_plugin(d, told) for d, told in built(DEFENSES, part)])
         return [tuple(p for p in chosen if p.name != "none") for chosen in itertools.product(*parts)]
 
     @contextmanager
@@ -174,60 +173,6 @@ def _named_in(message: str, entry: Any) -> Place:
     return ()
 
 
-def _built(registry: Registry[Any], entry: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """For each combination of the settings of one entry, a plug-in built with them, and the settings."""
-    name, settings = parse_spec(entry, what=registry.what)
-    for point in combinations(settings, whole=sequence_settings(registry.get(name))):
-        yield registry.build({name: point}), point
-
-
-def _plugin(instance: Attack | Defense, told: Mapping[str, Any]) -> Plugin:
-    """A plug-in as pure data."""
-    fields = dataclasses.fields(instance) if dataclasses.is_dataclass(instance) else ()
-    settings = {f.name: plain(getattr(instance, f.name)) for f in fields if f.init}
-    defaults = {f.name: plain(_default(f)) for f in fields}
-    return Plugin(
-        name=instance.name,
-        version=instance.version,
-        settings=settings,
-        told={k: settings[k] for k in told if settings[k] != defaults[k]},
-        moves_only=isinstance(instance, Defense) and _moves_only(type(instance)),
-    )
-
-
-def _default(setting: dataclasses.Field[Any]) -> Any:
-    if setting.default_factory is not dataclasses.MISSING:
-        return setting.default_factory()
-    return None if setting.default is dataclasses.MISSING else setting.default
-
-
-def _moves_only(cls: type[Defense]) -> bool:
-    """Whether a defense overrides no hook of the base class but `Defense.place`."""
-    hooks = [name for name, value in vars(Defense).items() if callable(value) and not name.startswith("_")]
-    return all(name == "place" or getattr(cls, name) is getattr(Defense, name) for name in hooks)
-
-
-def plain(value: Any) -> Any:
-    """A setting as JSON knows it.
-
-    Raises:
-        BadSetting: for a value that is no plain data.
-    """
-    if isinstance(value, Enum):
-        return plain(value.value)
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted(map(plain, value))
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    raise BadSetting(f"settings in a matrix are plain data (numbers, texts, lists); got {value!r}")
-
-
 def _modes(entry: Any) -> Iterator[tuple[Mode, Labels | None]]:
     name, settings = parse_spec(entry, what="mode")
     if name not in tuple(Mode):
@@ -255,7 +200,7 @@ def _crossed(axes: _Axes, networks: Networks) -> Iterator[Resolved]:
     """The product of all axes."""
     deployments = itertools.product(axes.tasks, axes.models, axes.modes, axes.cuts, axes.defenses, axes.trainings)
     for task, model, (mode, owner), cut, defense, training in deployments:
-        spot = networks.spot(model, task, mode, owner, cut, defense)
+        spot = networks.spot(model, task, mode=mode, owner=owner, cut=cut, defense=defense)
         for profile, adaptive, aim in itertools.product(axes.profiles, axes.adaptive, axes.attacks):
             reason = spot.reason or _refused(aim.attack, mode, spot.labels, profile)
             for seed in axes.seeds:

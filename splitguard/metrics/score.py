@@ -66,6 +66,7 @@ def score_images(
     Raises:
         BadSetting: for shapes that differ, values outside [0, 1], or NaN.
     """
+    truth = truth.detach()
     guess, blind_guess = guess.detach().to(truth.device), blind.images.detach().to(truth.device)
     check_pair(guess, truth)
     check_pair(blind_guess, truth)
@@ -74,7 +75,7 @@ def score_images(
         check_images(gallery, what="gallery")
         if gallery.shape[1:] != truth.shape[1:]:
             raise BadSetting(f"gallery images must be {tuple(truth.shape[1:])}; got {tuple(gallery.shape[1:])}")
-        everyone = torch.cat([truth, gallery.to(truth)])
+        everyone = torch.cat([truth, gallery.detach().to(truth)])
 
     n, blind_ssim = len(truth), ssim(blind_guess, truth)
     per_victim = {

@@ -115,17 +115,18 @@ def delta_of(epsilon: float, mu: float) -> float:
 def epsilon_of(mu: float, delta: float) -> float:
     """The smallest epsilon at which a mu-GDP mechanism is (epsilon, delta)-DP.
 
-    Opacus' `eps_from_mu`, so that the number is that library's; it raises at both ends of its search, and there this
-    answers by itself: exactly 0 where ``delta >= delta_of(0, mu)``, the root in log space where epsilon exceeds 500,
+    Opacus' `eps_from_mu`, so that the number is that library's. At both ends, where that raises or (mu < .01) rounds,
+    this answers by itself: exactly 0 where ``delta >= delta_of(0, mu)``; the root in log space, also above 500;
     `math.inf` where mu is infinite (a release without noise) or epsilon exceeds the largest float.
     """
     _probability("delta", delta)
     if _at_least_0("mu", mu, finite=False) == 0 or math.isinf(mu):
         return mu
-    from opacus.accountants.analysis.gdp import delta_eps_mu, eps_from_mu
+    if mu >= 0.01:
+        from opacus.accountants.analysis.gdp import delta_eps_mu, eps_from_mu
 
-    if delta_eps_mu(eps=0.0, mu=mu) > delta > delta_eps_mu(eps=OPACUS_WINDOW, mu=mu):
-        return float(eps_from_mu(mu=mu, delta=delta))
+        if delta_eps_mu(eps=0.0, mu=mu) > delta > delta_eps_mu(eps=OPACUS_WINDOW, mu=mu):
+            return float(eps_from_mu(mu=mu, delta=delta))
     # In u = mu/2 - epsilon/mu the root is bracketed without search: delta < Phi(u), and epsilon = 0 at u = mu/2.
     goal = math.log(delta)
     if _log_delta(mu, mu / 2) <= goal:
@@ -170,7 +171,7 @@ def sigma(
 
     Returns:
         The standard deviation, in units of ``clip``, rounded up by one part in 1e9: its epsilon is never above what
-        was asked for.
+        was asked for (down to 1e-4; below, floats round more than that).
 
     Raises:
         BadSetting: for a value outside its range; epsilon must be positive and finite.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from splitguard.errors import NotSupported
+from splitguard.errors import BadSetting, NotSupported
 from splitguard.privacy.accounting import OPACUS_WINDOW, Adjacency, epsilon, sensitivity, sigma
 
 __all__ = ["epsilon_prv", "sigma_prv"]
@@ -41,6 +41,8 @@ def epsilon_prv(
     from opacus.accountants import PRVAccountant
 
     error = min(0.01, 0.01 * exact) if eps_error is None else eps_error
+    if not error > 0:
+        raise BadSetting(f"eps_error must be positive; got {error!r}")
     change = sensitivity(clip, adjacency)
     accountant = PRVAccountant()
     accountant.history = (

@@ -69,7 +69,9 @@ def test_a_cut_off_gzip_file_is_named(tmp_path: Path, keep: int) -> None:
 
 
 def test_npz_rows_come_back_with_validation_rows_after_training_rows(tmp_path: Path) -> None:
-    images = {k: RNG.integers(256, size=(n, 4, 5, 3), dtype=np.uint8) for k, n in (("train", 3), ("val", 2), ("test", 1))}
+    images = {
+        k: RNG.integers(256, size=(n, 4, 5, 3), dtype=np.uint8) for k, n in (("train", 3), ("val", 2), ("test", 1))
+    }
     labels = {"train": [[0], [1], [2]], "val": [[1], [1]], "test": [[2]]}
     arrays = {f"{k}_images": v for k, v in images.items()} | {f"{k}_labels": np.array(v) for k, v in labels.items()}
     np.savez(tmp_path / "x.npz", **arrays)
@@ -90,6 +92,7 @@ def test_grey_float_images_without_test_rows_are_read(tmp_path: Path) -> None:
 
 
 GOOD = np.zeros((2, 4, 4, 3), np.uint8)
+TWO = np.zeros(2, int)
 
 
 @pytest.mark.parametrize(
@@ -98,11 +101,11 @@ GOOD = np.zeros((2, 4, 4, 3), np.uint8)
         ({"x": GOOD}, BadSetting, "needs the arrays train_images and train_labels"),
         ({"train_images": GOOD}, BadSetting, "no array 'train_labels'; it has train_images"),
         ({"train_images": GOOD, "train_labels": np.zeros((2, 14), int)}, NotSupported, "several labels a row"),
-        ({"train_images": GOOD.transpose(0, 3, 1, 2), "train_labels": np.zeros(2, int)}, BadSetting, "channels last"),
-        ({"train_images": GOOD.astype(np.int32), "train_labels": np.zeros(2, int)}, BadSetting, "is int32; wanted uint8"),
+        ({"train_images": GOOD.transpose(0, 3, 1, 2), "train_labels": TWO}, BadSetting, "channels last"),
+        ({"train_images": GOOD.astype(np.int32), "train_labels": TWO}, BadSetting, "is int32; wanted uint8"),
         ({"train_images": GOOD, "train_labels": np.zeros(2)}, BadSetting, "is float64; wanted integers"),
         (
-            {"train_images": GOOD, "train_labels": np.zeros(2, int), "val_images": GOOD[:, 1:], "val_labels": np.zeros(2, int)},
+            {"train_images": GOOD, "train_labels": TWO, "val_images": GOOD[:, 1:], "val_labels": TWO},
             BadSetting,
             "val_images and train_images differ",
         ),
@@ -118,7 +121,7 @@ def test_an_npz_of_another_kind_is_refused(
 
 def test_no_pickle_is_ever_loaded(tmp_path: Path) -> None:
     target = tmp_path / "made-by-a-pickle"
-    objects = np.array([Bomb(target), Bomb(target)], dtype=object)
+    objects = np.array([Bomb(target), 0], dtype=object)
     np.savez(tmp_path / "in-npz.npz", train_images=GOOD, train_labels=objects)
     objects.dump(tmp_path / "bare.npz")
     for name in ("in-npz.npz", "bare.npz"):
@@ -134,7 +137,7 @@ def test_a_bare_array_and_a_damaged_npz_are_refused(tmp_path: Path) -> None:
         np.save(file, GOOD)
     with pytest.raises(BadSetting, match="one bare array"):
         read_npz(tmp_path / "bare.npz")
-    np.savez(tmp_path / "cut.npz", train_images=GOOD, train_labels=np.zeros(2, int))
+    np.savez(tmp_path / "cut.npz", train_images=GOOD, train_labels=TWO)
     (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:-30])
     with pytest.raises(BadSetting, match="damaged"):
         read_npz(tmp_path / "cut.npz")
@@ -170,7 +173,7 @@ def test_cifar_planes_come_back_in_file_order(tmp_path: Path, form: str) -> None
 def test_a_damaged_or_pickled_cifar_is_refused(tmp_path: Path) -> None:
     cifar(tmp_path)
     (tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin").write_bytes(bytes(3072))
-    with pytest.raises(DataUnavailable, match="data_batch_3.bin is damaged: 3072 bytes, no multiple of 3073"):
+    with pytest.raises(DataUnavailable, match=r"data_batch_3\.bin is damaged: 3072 bytes, no multiple of 3073"):
         read_cifar10(tmp_path / "cifar-10-batches-bin")
     (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").unlink()
     with pytest.raises(DataUnavailable, match="not a whole CIFAR-10"):
@@ -233,12 +236,12 @@ def test_odd_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadSetting, match="holds no image"):
         read_folder(tmp_path, None, False)
     (tmp_path / "empty" / "x.png").write_bytes(b"no image at all")
-    with pytest.raises(BadSetting, match=r"x.png cannot be read as an image"):
+    with pytest.raises(BadSetting, match=r"x\.png cannot be read as an image"):
         read_folder(tmp_path, None, False)
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "empty" / "x.png")
     with pytest.raises(BadSetting, match="more than 8 bits a channel"):
         read_folder(tmp_path, None, False)
     pictures(tmp_path / "sizes")
     Image.new("RGB", (7, 7)).save(tmp_path / "sizes" / "b" / "3.png")
-    with pytest.raises(BadSetting, match="different sizes, .* set `size`"):
+    with pytest.raises(BadSetting, match=r"different sizes, .* set `size`"):
         read_folder(tmp_path / "sizes", None, False)

@@ -124,8 +124,8 @@ def test_an_absent_path_is_named(tmp_path: Path, name: str) -> None:
 
 
 def test_an_npz_is_named_after_its_file(tmp_path: Path) -> None:
-    arrays = {"train_images": np.zeros((4, 2, 2), np.uint8), "train_labels": np.array([[0], [1], [0], [1]])}
-    np.savez(tmp_path / "blood.npz", **arrays)
+    images, labels = np.zeros((4, 2, 2), np.uint8), np.array([[0], [1], [0], [1]])
+    np.savez(tmp_path / "blood.npz", train_images=images, train_labels=labels)
     settings = {"path": tmp_path / "blood.npz", "class_names": ["red", "white"], "victim_class": 1}
     pool = open_pool("npz", settings)
     assert (pool.name, pool.class_names, pool.victim_class) == ("blood", ("red", "white"), 1)
@@ -153,7 +153,12 @@ def test_a_folder_with_train_and_test_has_official_test_rows(tmp_path: Path) -> 
     ("name", "settings", "error", "message"),
     [
         ("fasion-mnist", {}, UnknownName, "Did you mean 'fashion-mnist'"),
-        ("folder", {"path": "x", "siez": 3}, UnknownName, "unknown setting of data 'folder': 'siez'. Did you mean 'size'"),
+        (
+            "folder",
+            {"path": "x", "siez": 3},
+            UnknownName,
+            "unknown setting of data 'folder': 'siez'. Did you mean 'size'",
+        ),
         ("folder", {"path": "x", "size": "big"}, BadSetting, "setting 'size' got 'big'"),
         ("folder", {}, BadSetting, "data set 'folder' needs the setting 'path'"),
         ("folder", {"path": ".", "size": 0}, BadSetting, "size must be 1 or more pixels; got 0"),

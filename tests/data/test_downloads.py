@@ -10,7 +10,7 @@ import pytest
 
 from splitguard.compat import torchvision
 from splitguard.data import DOWNLOADS, cache_folder, fetch
-from splitguard.data.fetch import Download, places
+from splitguard.data.downloads import Download, places
 from splitguard.errors import DataUnavailable, NotSupported
 
 
@@ -23,7 +23,7 @@ def offer(folder: Path, content: bytes, md5: str | None = None, *bad: str) -> Do
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[Download, ...]]:
     made: dict[str, tuple[Download, ...]] = {}
-    monkeypatch.setattr("splitguard.data.fetch.DOWNLOADS", made)
+    monkeypatch.setattr("splitguard.data.downloads.DOWNLOADS", made)
     return made
 
 
@@ -44,7 +44,7 @@ def test_a_whole_file_is_kept_and_a_damaged_one_is_replaced(
     (tmp_path / "at-the-publisher").unlink()
     assert fetch("toy", tmp_path / "out") == (path,)
     path.write_bytes(b"pix")
-    with pytest.raises(DataUnavailable, match="cannot download x.bin"):
+    with pytest.raises(DataUnavailable, match=r"cannot download x\.bin"):
         fetch("toy", tmp_path / "out")
     table["toy"] = (offer(tmp_path, b"pixels"),)
     fetch("toy", tmp_path / "out")
@@ -59,7 +59,9 @@ def test_another_checksum_is_refused_and_leaves_nothing(tmp_path: Path, table: d
 
 
 def test_what_needs_no_download_says_so() -> None:
-    with pytest.raises(NotSupported, match="nothing to download for 'faces'; data sets to fetch: cifar10, fashion-mnist"):
+    with pytest.raises(
+        NotSupported, match="nothing to download for 'faces'; data sets to fetch: cifar10, fashion-mnist"
+    ):
         fetch("faces")
 
 
@@ -74,6 +76,11 @@ def test_the_own_folder_is_looked_at_before_the_cache(tmp_path: Path, monkeypatc
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("SPLITGUARD_DATA", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "cache" / "splitguard" / "data"
-    assert list(places("a", "b")) == [tmp_path / "own/a", tmp_path / "own/b", cache_folder() / "a", cache_folder() / "b"]
+    assert list(places("a", "b")) == [
+        tmp_path / "own/a",
+        tmp_path / "own/b",
+        cache_folder() / "a",
+        cache_folder() / "b",
+    ]
     monkeypatch.delenv("SPLITGUARD_DATA")
     assert list(places("a")) == [cache_folder() / "a"]

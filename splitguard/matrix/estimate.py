@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Roughly how long a plan takes: one training step is timed for each network, and multiplied out."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from splitguard.matrix.cell import Cell, canonical
+from splitguard.matrix.process import numeric_threads
+from splitguard.seeding import drawing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["Estimate", "Stopwatch", "duration"]
+
+#: Scoring one guess (LPIPS, re-identification, intervals) and opening its session, in seconds.
+SCORING = 1.0
+#: Steps that an attack without a setting ``steps`` is taken to need.
+STEPS = 200
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of work, and of waiting with so many jobs; within a factor of about three."""
+
+    training: float
+    attacks: float
+    jobs: int
+
+    @property
+    def seconds(self) -> float:
+        """Until it is done."""
+        return (self.training + self.attacks) / self.jobs
+
+    def as_dict(self) -> dict[str, float]:
+        """As plain data."""
+        return {"training": self.training, "attacks": self.attacks, "total": self.seconds}
+
+    def __str__(self) -> str:
+        jobs = f"{self.jobs} job{'s' * (self.jobs != 1)}"
+        parts = f"trainings {duration(self.training)}, attacks {duration(self.attacks)} of work"
+        return f"roughly {duration(self.seconds)} with {jobs} ({parts})"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``"45 s"``, ``"12 min"``, ``"3.5 h"``."""
+    if seconds < 90:
+        return f"{max(math.ceil(seconds), 1)} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Stopwatch:
+    """Times one training step of each network and batch size.
+
+    Args:
+        network: the whole network of a cell, and the shape of one input.
+    """
+
+    def __init__(self, network: Callable[[Cell], tuple[nn.Module, tuple[int, ...]]]) -> None:
+        self._network = network
+        self._steps: dict[str, float] = {}
+
+    def estimate(
+        self, trainings: Iterable[Cell], attacks: Iterable[Cell], measured: Mapping[str, float], jobs: int
+    ) -> Estimate:
+        """The work of these trainings and attacks.
+
+        Args:
+            trainings: one cell each.
+            attacks: one cell for each attack and phase.
+            measured: seconds that attacks took before, by their name.
+            jobs: how many run side by side.
+        """
+        return Estimate(
+            sum(map(self.training, trainings)),
+            sum(measured[c.attack.name] if c.attack.name in measured else self._attack(c) for c in attacks),
+            jobs,
+        )
+
+    def training(self, cell: Cell) -> float:
+        """Seconds of one training."""
+        settings = cell.training
+        steps = settings["epochs"] * cell.data["train"] / settings["batch_size"]
+        if settings["head"] == "frozen":
+            steps += (settings["pretrain_epochs"] or settings["epochs"]) * cell.data["aux"] / settings["batch_size"]
+        return steps * self._step(cell)
+
+    def _attack(self, cell: Cell) -> float:
+        """An attack's steps on all its victims at once, each as dear as a training step on as many rows."""
+        steps = cell.attack.settings.get("steps", STEPS)
+        victims = max(cell.data["victims"].values(), default=0)
+        rows = victims / cell.training["batch_size"]
+        return SCORING + (steps if isinstance(steps, int) else STEPS) * self._step(cell) * rows
+
+    def _step(self, cell: Cell) -> float:
+        size = cell.training["batch_size"]
+        name = canonical([cell.model, cell.data["name"], cell.data["digest"], size])
+        if name not in self._steps:
+            network, shape = self._network(cell)
+            self._steps[name] = _seconds_a_step(network, shape, size, cell.training["threads"])
+        return self._steps[name]
+
+
+def _seconds_a_step(network: nn.Module, shape: tuple[int, ...], size: int, threads: int) -> float:
+    """The fastest of a few forward and backward passes over a batch of zeros."""
+    network = copy.deepcopy(network).train()
+    inputs = torch.zeros(size, *shape)
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    best = math.inf
+    with numeric_threads(threads), drawing(0):
+        for _ in range(4):
+            began = time.perf_counter()
+            out = network(inputs)
+            torch.autograd.grad(cross_entropy(out, torch.zeros(size, dtype=torch.int64)), parameters)
+            best = min(best, time.perf_counter() - began)
+    return best

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares one guess with the truth, which nobody else sees, and says whether the attack was good enough to count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from splitguard.api import Attack, Goal, Guess, Phase, Sees, View
+from splitguard.engine.session import Session
+from splitguard.engine.threat import on_the_wire
+from splitguard.errors import BadSetting, NotSupported
+from splitguard.matrix.halves import image_halves, label_halves
+from splitguard.matrix.record import Value
+from splitguard.metrics import blind_images, score_choices, score_images, score_labels
+from splitguard.privacy import candidate_bound
+
+__all__ = ["WEAK", "Judged", "judge", "optimisation_ratio"]
+
+#: Below this ratio of losses an attack did not optimise well enough to support a claim of privacy.
+WEAK = 0.9
+#: The loss at the truth of a noiseless release is 0; both losses get this share of the blind guess's loss on top.
+FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a guess is worth.
+
+    Attributes:
+        values: by column.
+        extra: the attack's tuned settings and budget.
+        arrays: per victim, for the victims' file: ids, guess, truth and scores.
+    """
+
+    values: dict[str, Value]
+    extra: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+
+def judge(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
+    """Scores a guess by its goal.
+
+    Args:
+        session: knows the truth.
+        attack: its loss is asked for at the truth and at the guess, now that the guess is made.
+        view: what the attack was given.
+        guess: what it made of it.
+
+    Raises:
+        BadSetting: if the guess is not what its goal asks for.
+    """
+    if not torch.equal(guess.ids, view.ids):
+        raise BadSetting(
+            f"{attack.name}: a guess answers for view.ids, all of them in that order; got {len(guess.ids)} ids for "
+            f"{len(view.ids)} victims"
+        )
+    match attack.goal:
+        case Goal.INPUTS:
+            judged = _images(session, attack, view, guess)
+        case Goal.LABELS:
+            judged = _labels(session, attack, view, guess)
+        case Goal.CANDIDATES:
+            judged = _choices(session, attack, view, guess)
+        case _:
+            raise NotSupported(f"splitguard does not score attacks after {attack.goal} yet")
+    judged.values["converged"] = guess.converged
+    judged.arrays["ids"] = view.ids.numpy()
+    budget = guess.budget
+    judged.extra.update(
+        tuned=dict(guess.settings),
+        budget={"steps": budget.steps, "queries": budget.queries, "aux": budget.aux, "seconds": budget.seconds},
+    )
+    return judged
+
+
+def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
+    images = _wanted(guess.images, attack, "images").cpu()
+    truth = session.truth(view.ids)
+    told = Sees.LABELS in on_the_wire(view.party, view.mode, view.labels) and view.phase is Phase.TRAINING
+    aux = session.data.aux
+    blind = blind_images(
+        aux.inputs,
+        aux.labels,
+        n=None if told else len(truth),
+        labels_known=truth.labels if told else None,
+        seed=session.seed,
+    )
+    everyone = session.data.members if view.phase is Phase.TRAINING else session.data.query.ids
+    others = everyone[~torch.isin(everyone, view.ids)]
+    gallery = session.truth(others).inputs if len(others) else None
+    score = score_images(images, truth.inputs, blind, gallery=gallery, seed=session.seed)
+    values: dict[str, Value] = score.as_dict()
+    ratio = optimisation_ratio(attack, view, guess=images, truth=truth.inputs, blind=blind.images)
+    values |= {"loss_ratio": ratio, "weak": None if ratio is None else ratio < WEAK}
+    arrays = {"guess": _bytes(images), "truth": _bytes(truth.inputs), "blind_guess": _bytes(blind.images)}
+    arrays |= {f"score_{name}": v.numpy() for name, v in score.per_victim.items()}
+    halves = image_halves(score.per_victim, session.seed)
+    return Judged(values, {"blind_on_aux": dict(blind.ssim_on_aux), "halves": halves}, arrays)
+
+
+def optimisation_ratio(attack: Attack, view: View, *, guess: Tensor, truth: Tensor, blind: Tensor) -> float | None:
+    """How near the attack came to the loss at the truth.
+
+        (L(truth) + f) / (L(guess) + f),    f = 1e-3 L(blind)
+
+    with L the mean over victims of the loss that the attack minimises. About 1 or more: the guess explains what was
+    sent as well as the truth does. None for attacks that do not optimise per victim.
+
+    Args:
+        attack: its `Attack.objective` is asked.
+        view: what it was given.
+        guess: (N, *in).
+        truth: (N, *in).
+        blind: (N, *in), the blind guess.
+    """
+    losses = []
+    for images in (truth, guess, blind):
+        loss = attack.objective(view, images)
+        if loss is None:
+            return None
+        losses.append(float(loss.detach().double().mean()))
+    at_truth, at_guess, at_blind = losses
+    floor = FLOOR * abs(at_blind)
+    if at_guess + floor <= 0:
+        return None
+    return (at_truth + floor) / (at_guess + floor)
+
+
+def _labels(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
+    if guess.labels is None and guess.scores is None:
+        _wanted(None, attack, "labels or scores")
+    truth = session.truth(view.ids).labels
+    labels = None if guess.labels is None else guess.labels.cpu()
+    scores = None if guess.scores is None else guess.scores.cpu()
+    known: dict[str, Any] = {"classes": view.classes, "prior": view.class_prior, "seed": session.seed}
+    score = score_labels(labels, scores, truth, **known)
+    arrays = {"truth_labels": truth.numpy(), "prior": view.class_prior.numpy()}
+    if labels is not None:
+        arrays["guess_labels"] = labels.numpy()
+    if scores is not None:
+        arrays["guess_scores"] = scores.numpy()
+    return Judged(dict(score.as_dict()), {"halves": label_halves(labels, scores, truth, **known)}, arrays)
+
+
+def _choices(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
+    choices = _wanted(guess.choices, attack, "choices").cpu()
+    truth = session.choices(view)
+    count = len(view.candidates)
+    score = score_choices(choices, truth, n_candidates=count).as_dict()
+    renamed = {"accuracy": "choice_accuracy", "accuracy_low": "choice_low", "accuracy_high": "choice_high"}
+    values: dict[str, Value] = {renamed.get(name, name): value for name, value in score.items()}
+    values |= {"blind": score["chance"], "bound": _bound(session, view, count)}
+    arrays = {"guess_choices": choices.numpy(), "truth_choices": truth.numpy()}
+    return Judged(values, {}, arrays)
+
+
+def _bound(session: Session, view: View, candidates: int) -> float | None:
+    """What no attacker can beat; None without an accounted clip and Gaussian noise in this phase."""
+    sigma, releases = session.defense.noise_std(), session.releases(view.phase.value)
+    field_of = {Phase.TRAINING: "epsilon_rows", Phase.QUERY: "epsilon_query"}[view.phase]
+    for guarantee in session.guarantees:
+        stated = guarantee.channel == "inputs" and getattr(guarantee, field_of) is not None
+        if stated and "Gaussian" in guarantee.mechanism and guarantee.sensitivity and sigma > 0 and releases:
+            clip = guarantee.sensitivity / (2 if guarantee.adjacency == "replace-one" else 1)
+            return candidate_bound(candidates=candidates, sigma=sigma, clip=clip, releases=releases)
+    return None
+
+
+def _wanted(value: Tensor | None, attack: Attack, what: str) -> Tensor:
+    if value is None:
+        raise BadSetting(f"{attack.name}: an attack after {attack.goal} hands over {what}; its guess has none")
+    return value.detach()
+
+
+def _bytes(images: Tensor) -> npt.NDArray[np.uint8]:
+    """Images in [0, 1] as 0..255, rounded."""
+    return (images.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()

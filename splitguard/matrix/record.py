@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The result of one cell in one phase: done, failed or refused; every column that a table shows, and what made it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from splitguard.engine.threat import Goal, Labels, Mode, Profile, refusal
+from splitguard.matrix.cell import KEY_VERSION, Cell
+
+__all__ = ["COLUMNS", "FORMAT", "TIMINGS", "Record", "Status", "Value", "phases"]
+
+#: The columns of results.csv, in order; further metrics follow, sorted.
+COLUMNS = (
+    "key", "status", "reason", "dataset", "model", "mode", "labels", "clients", "partition", "cut", "defense",
+    "epsilon", "epsilon_rows", "epsilon_query", "delta", "adjacency", "releases", "attack", "goal", "adversary",
+    "profile", "adaptive", "active", "phase", "seed", "accuracy", "accuracy_drop", "ssim", "lpips", "psnr", "mse",
+    "reid", "label_accuracy", "label_auc", "blind", "leakage", "leakage_low", "leakage_high", "leakage_p95",
+    "recovered", "converged", "n", "client_params", "client_flops", "bytes_up", "bytes_down", "train_seconds",
+    "attack_seconds",
+)  # fmt: skip
+#: Columns that differ from run to run.
+TIMINGS = ("train_seconds", "attack_seconds")
+#: Of the JSON of a record.
+FORMAT = 1
+
+Value = float | int | str | bool | None
+Status = Literal["ok", "failed", "refused"]
+
+
+def phases(goal: str) -> tuple[str, ...]:
+    """The victims an attack after ``goal`` is scored on: labels are attacked while training only."""
+    return ("training",) if goal == Goal.LABELS else ("training", "query")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of results.csv.
+
+    Attributes:
+        cell: what was run.
+        phase: ``training`` for member victims, ``query`` for query victims.
+        status: ``refused`` means that it cannot be done or makes no sense there, ``failed`` that it broke.
+        reason: for what is not ok, in a line.
+        values: by column; missing is None, never zero.
+        extra: what no column holds: a traceback, guarantees in words, the attack's tuned settings, its budget.
+        environment: versions, commit, device, threads.
+    """
+
+    cell: Cell
+    phase: str
+    status: Status
+    reason: str | None = None
+    values: Mapping[str, Value] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Of its cell."""
+        return self.cell.key()
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return f"{self.key}-{self.phase}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the next run leaves it alone."""
+        return self.status != "failed"
+
+    def row(self) -> dict[str, Value]:
+        """All columns: what the cell says, then what was measured."""
+        return {
+            "key": self.key,
+            "status": self.status,
+            "reason": self.reason,
+            **described(self.cell),
+            "phase": self.phase,
+            **self.values,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; numbers that are not finite become None."""
+        return {
+            "format": FORMAT,
+            "key_version": KEY_VERSION,
+            "key": self.key,
+            "phase": self.phase,
+            "status": self.status,
+            "reason": self.reason,
+            "values": {k: _finite(v) for k, v in self.values.items()},
+            "extra": dict(self.extra),
+            "environment": dict(self.environment),
+            "cell": self.cell.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, value: Any) -> Record:
+        """The inverse of `to_json`.
+
+        Raises:
+            TypeError, KeyError, ValueError: if it is no record of this format whose key fits its cell.
+        """
+        if value["format"] != FORMAT or value["status"] not in get_args(Status):
+            raise ValueError(f"format {value['format']}, status {value['status']!r}")
+        out = cls(
+            cell=Cell.from_json(value["cell"]),
+            phase=value["phase"],
+            status=value["status"],
+            reason=value["reason"],
+            values=value["values"],
+            extra=value["extra"],
+            environment=value["environment"],
+        )
+        if out.key != value["key"]:
+            raise ValueError(f"the key {value['key']} does not fit the cell, whose key is {out.key}")
+        return out
+
+
+def described(cell: Cell) -> dict[str, Value]:
+    """The columns that follow from the cell alone; ``profile`` is the least one that the attack needs there.
+
+    Where no profile lets this attack be mounted, ``adversary`` and ``profile`` are missing.
+    """
+    from splitguard.api import ATTACKS
+
+    threat = getattr(ATTACKS.get(cell.attack.name), "threat", None) if cell.attack.name in ATTACKS else None
+    adversary, least = None, None
+    if threat is not None:
+        adversary, least, _ = refusal(
+            threat,
+            Goal(cell.goal),
+            mode=Mode(cell.mode),
+            labels=Labels(cell.labels),
+            profile=Profile.parse(cell.profile),
+        )
+    partition = cell.data["partition"]
+    return {
+        "dataset": str(cell.data["name"]),
+        "model": model_name(cell.model),
+        "mode": cell.mode,
+        "labels": cell.labels,
+        "clients": int(cell.data["clients"]),
+        "partition": _named(partition),
+        "cut": "..".join(cell.cuts),
+        "defense": cell.defended(),
+        "attack": str(cell.attack),
+        "goal": cell.goal,
+        "adversary": None if adversary is None else str(adversary),
+        "profile": None if least is None else str(least),
+        "adaptive": cell.adaptive,
+        "active": cell.active,
+        "seed": cell.seed,
+    }
+
+
+def model_name(model: Mapping[str, Any]) -> str:
+    """The model for people."""
+    return str(model.get("name") or model.get("factory"))
+
+
+def _named(spec: Any) -> str:
+    """``dirichlet(alpha=0.3)`` for ``{dirichlet: {alpha: 0.3}}``."""
+    if isinstance(spec, str):
+        return spec
+    ((name, settings),) = spec.items()
+    told = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in (settings or {}).items())
+    return f"{name}({told})" if told else str(name)
+
+
+def _finite(value: Value) -> Value:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``splitguard list``, ``show``, ``check`` and ``new``."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from splitguard.errors import BadSetting, UnknownName, near_miss
+from splitguard.registry import Registry
+
+__all__ = ["check", "new", "show", "table"]
+
+
+def first_line(thing: Any) -> str:
+    """The first sentence of a docstring."""
+    return (inspect.getdoc(thing) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def _attacks() -> list[dict[str, str]]:
+    from splitguard.api import ATTACKS
+    from splitguard.engine.roles import Attack
+    from splitguard.engine.threat import Labels, Mode
+
+    rows = []
+    for name in ATTACKS:
+        cls = ATTACKS.get(name)
+        assert isinstance(cls, type)
+        assert issubclass(cls, Attack)
+        combinations = [(Mode.VANILLA, Labels.SENT), (Mode.VANILLA, Labels.SERVER), (Mode.U_SHAPED, Labels.CLIENT)]
+        least = [cls.threat.profile(p, m, owner) for p in cls.threat.parties for m, owner in combinations]
+        rows.append(
+            {
+                "name": name,
+                "goal": str(cls.goal),
+                "seat": str(cls.seat),
+                "adversary": " or ".join(cls.threat.parties),
+                "least profile": str(min(p for p in least if p is not None)),
+                "needs": str(cls.threat.needs),
+                "paper": cls.paper,
+            }
+        )
+    return rows
+
+
+def _defenses() -> list[dict[str, str]]:
+    from splitguard.api import DEFENSES
+    from splitguard.engine.defense import Defense
+
+    rows = []
+    for name in DEFENSES:
+        cls = DEFENSES.get(name)
+        assert isinstance(cls, type)
+        assert issubclass(cls, Defense)
+        proved = "differential privacy" if cls.privacy is not Defense.privacy else "none"
+        rows.append({"name": name, "acts on": cls.acts, "guarantee": proved, "paper": cls.paper})
+    return rows
+
+
+def _named(registry: Registry[Any]) -> list[dict[str, str]]:
+    return [{"name": name, "what": first_line(registry.get(name))} for name in registry]
+
+
+def _modes() -> list[dict[str, str]]:
+    return [
+        {"name": "vanilla", "what": "Clients take turns and hand the head on; the labels are sent, or the server's."},
+        {"name": "u-shaped", "what": "Two cuts: the client holds head and tail, and labels never leave it."},
+        {"name": "splitfed", "what": "Clients in parallel on one shared body; their heads are averaged, weighted."},
+        {"name": "centralized", "what": "Baseline: the same network in one piece; nothing crosses a cut."},
+    ]
+
+
+def table(kind: str, *, as_json: bool) -> None:
+    """Prints what is registered under ``kind``."""
+    rows = _rows(kind)
+    if as_json:
+        print(json.dumps(rows))
+        return
+    out = Table(title=kind)
+    for heading in rows[0]:
+        out.add_column(heading, overflow="fold", no_wrap=heading == "name")
+    for row in rows:
+        out.add_row(*row.values())
+    Console().print(out)
+
+
+def _rows(kind: str) -> list[dict[str, str]]:
+    if kind == "attacks":
+        return _attacks()
+    if kind == "defenses":
+        return _defenses()
+    if kind == "modes":
+        return _modes()
+    if kind == "models":
+        from splitguard.models import MODELS
+
+        return _named(MODELS)
+    from splitguard.data import DATASETS
+
+    return _named(DATASETS)
+
+
+def _registries() -> dict[str, Registry[Any]]:
+    from splitguard.api import ATTACKS, DEFENSES
+    from splitguard.data import DATASETS
+    from splitguard.models import MODELS
+
+    return {"attack": ATTACKS, "defense": DEFENSES, "model": MODELS, "data set": DATASETS}
+
+
+def show(name: str) -> None:
+    """Prints the docstring and the settings of whatever is called ``name``."""
+    for what, registry in _registries().items():
+        if name in registry:
+            found = registry.get(name)
+            console = Console()
+            console.print(f"[bold]{name}[/bold] ({what})\n")
+            console.print(inspect.getdoc(found) or "", markup=False, highlight=False)
+            settings = _settings(found)
+            if settings:
+                console.print("\nSettings and their defaults:", settings)
+            return
+    everything = [n for r in _registries().values() for n in r]
+    raise UnknownName(near_miss(name, everything, what="attack, defense, model or data set"))
+
+
+def _settings(found: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(found):
+        empty, factory = dataclasses.MISSING, dataclasses.MISSING
+        return {
+            f.name: f.default if f.default is not empty else f.default_factory() if f.default_factory is not factory
+            else "(needed)"
+            for f in dataclasses.fields(found)
+            if f.init
+        }  # fmt: skip
+    parameters = inspect.signature(found).parameters.values()
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {
+        p.name: "(needed)" if p.default is inspect.Parameter.empty else p.default
+        for p in parameters
+        if p.kind not in kinds
+    }
+
+
+def check(name: str, *, as_json: bool) -> int:
+    """Runs the contract of an attack or a defense; 1 if it does not pass."""
+    from splitguard.api import ATTACKS, DEFENSES
+    from splitguard.contract import check_attack
+    from splitguard.contract_defense import check_defense
+
+    if name in ATTACKS:
+        results = check_attack(name)
+    elif name in DEFENSES:
+        results = check_defense(name)
+    else:
+        raise UnknownName(near_miss(name, [*ATTACKS, *DEFENSES], what="attack or defense"))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(r) for r in results]))
+    else:
+        for result in results:
+            print(f"{'pass' if result.passed else 'FAIL'}  {result.name}  {result.detail}".rstrip())
+    return int(not all(r.passed for r in results))
+
+
+def new(kind: str, name: str, folder: Path | None) -> None:
+    """Writes the one file of a new attack or defense from the template."""
+    from splitguard.terminal import templates
+
+    if not name.replace("-", "").isalnum() or not name[:1].isalpha() or name != name.lower():
+        raise BadSetting(f"a name is lower case letters, digits and hyphens, as in my-{kind}; got {name!r}")
+    registry = _registries()[kind]
+    if name in registry:
+        raise BadSetting(f"there is {'an' if kind == 'attack' else 'a'} {kind} called {name!r} already")
+    path = (folder or Path(f"{kind}s")) / f"{name.replace('-', '_')}.py"
+    if not path.parent.is_dir():
+        raise BadSetting(
+            f"the folder {path.parent} does not exist; run this at the top of a checkout, or give --folder"
+        )
+    if path.exists():
+        raise BadSetting(f"{path} exists already")
+    title = "".join(part.capitalize() for part in name.split("-"))
+    template = templates.ATTACK if kind == "attack" else templates.DEFENSE
+    path.write_text(template.replace("@NAME@", name).replace("@CLASS@", title))
+    print(f"wrote {path}\nnext: fill it in, then run: splitguard check {name}")
