@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from splitguard.api import DEFENSES, BadSetting, Cut, Defense, NotSupported
 
@@ -37,6 +37,7 @@ class DeeperCut(Defense):
     paper: ClassVar[str] = "He et al., Model inversion attacks against collaborative inference, ACSAC 2019"
     per_sample: ClassVar[bool] = True
     acts: ClassVar[str] = "cut"
+    null: ClassVar[Mapping[str, Any] | None] = {"layers": 0}
 
     def __post_init__(self) -> None:
         if self.layers < 0:

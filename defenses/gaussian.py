@@ -81,6 +81,7 @@ class Gaussian(Defense):
     paper: ClassVar[str] = "Titcombe et al., Practical defences against model inversion attacks, 2021"
     per_sample: ClassVar[bool] = True
     acts: ClassVar[str] = "smashed data"
+    null: ClassVar[Mapping[str, Any] | None] = {"sigma": 0.0, "clip": "none"}
 
     def __post_init__(self) -> None:
         if self.epsilon is not None and self.sigma is not None:

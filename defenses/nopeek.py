@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +45,7 @@ class NoPeek(Defense):
     paper: ClassVar[str] = "Vepakomma et al., NoPeek, ICDM workshops 2020"
     per_sample: ClassVar[bool] = True
     acts: ClassVar[str] = "training loss"
+    null: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):

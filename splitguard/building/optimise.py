@@ -61,7 +61,8 @@ def optimise_inputs(
         loss: inputs (N, *in) to losses (N,), where the loss of a row depends on that row alone.
         start: (N, *in).
         steps: evaluations at most; fewer where all is at rest.
-        low, high: bounds of every coordinate.
+        low: lower bound of every coordinate.
+        high: upper bound.
         scale: directions (N, *in) to directions, linear, symmetric and positive definite; None for the identity.
         memory: curvature pairs kept a row.
         tolerance: stops when the mean loss gained less than this share over the last 20 % of the steps.
@@ -134,7 +135,9 @@ class _Pairs:
     def __init__(self, x: Tensor, memory: int) -> None:
         self.steps = x.new_zeros(memory, *x.shape)
         self.changes = torch.zeros_like(self.steps)
-        self.inverse = x.new_zeros(memory, len(x))  # 1 / <step, change>; 0 marks an empty place, which then has no effect
+        self.inverse = x.new_zeros(
+            memory, len(x)
+        )  # 1 / <step, change>; 0 marks an empty place, which then has no effect
         self.size = x.new_ones(len(x))
         self.next = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         self.row = torch.arange(len(x), device=x.device)

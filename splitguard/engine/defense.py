@@ -90,6 +90,7 @@ class Defense:
         per_sample: each row's release depends on that row alone. A defense that changes what is sent and does not
             declare this voids every guarantee in its stack.
         acts: where it acts, for lists: "smashed data", "training loss", "gradients", "labels", "cut".
+        null: settings with which it does nothing, to the bit; None if there are none. `splitguard check` tries them.
     """
 
     name: ClassVar[str] = "none"
@@ -97,6 +98,7 @@ class Defense:
     paper: ClassVar[str] = ""
     per_sample: ClassVar[bool] = False
     acts: ClassVar[str] = "nowhere"
+    null: ClassVar[Mapping[str, Any] | None] = None
 
     def overrides(self, hook: str) -> bool:
         """Whether ``hook`` does anything here; the engine skips work around hooks that do not."""

@@ -33,7 +33,7 @@ __all__ = ["Loop", "Progress"]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands: rounds done of about ``total``, the epoch (from 0), the running loss, rounds a second."""
+    """Where a training stands: rounds done of about ``total``, epoch (from 0), the last loss, rounds a second."""
 
     done: int
     total: int
@@ -163,10 +163,8 @@ class Loop:
         inputs = rows.inputs
         if self.training.augment:
             drawn = generator(self.seed, "augment", self.step, number)
-            free = ~torch.isin(rows.ids, self.data.members)
-            inputs = torch.where(
-                free.view(-1, *[1] * (inputs.dim() - 1)), augment(inputs, self.training.augment, drawn), inputs
-            )
+            members = torch.isin(rows.ids, self.data.members)
+            inputs = augment(inputs, self.training.augment, drawn, keep=members)
         inputs, labels = inputs.to(self.around.device), rows.labels.to(self.around.device)
         shown = None if self.labels is Labels.SERVER else labels
         ctx = Context(rows.ids, number, self.epoch, self.step, Phase.TRAINING)

@@ -16,6 +16,7 @@ from splitguard.data.rows import Data, Rows
 from splitguard.engine.cut import SplitModel
 from splitguard.engine.defense import Alarm, Context, Defense
 from splitguard.engine.deployed import Deployed
+from splitguard.engine.fresh import fresh_copy
 from splitguard.engine.roles import Attack
 from splitguard.engine.threat import Goal, Labels, Mode, Party, Profile, Sees, grants, on_the_wire, refusal
 from splitguard.engine.training import Training
@@ -24,7 +25,6 @@ from splitguard.engine.view import Known, Models, View
 from splitguard.engine.wire import Phase, Releases, State
 from splitguard.errors import NotSupported
 from splitguard.privacy.guarantee import Guarantee
-from splitguard.engine.fresh import fresh_copy
 from splitguard.seeding import generator
 
 __all__ = ["Session"]
@@ -35,7 +35,8 @@ class Session:
     """A finished training with its transcript; `splitguard.engine.train` makes one.
 
     Attributes:
-        data, mode, labels, cuts, training, seed: the deployment. ``cuts`` are resolved; ``cut_shapes`` are without batch.
+        data, mode, labels, cuts, training, seed: the deployment; ``cuts`` are resolved.
+        cut_shapes: what crosses at each cut, without the batch.
         split: the trained network, in eval mode; in splitfed with the averaged head.
         defense: as it was trained with.
         transcript: what crossed the wire, in bounded memory. It holds no inputs.

@@ -18,13 +18,21 @@ UNKEYED = ("device", "checkpoint_every")
 
 
 def canonical(value: Any) -> str:
-    """One text for one value: JSON with sorted keys and no spaces; NaN and infinity are refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    """One text for one value: JSON with sorted keys and no spaces; 8.0 is 8; NaN and infinity are refused."""
+    return json.dumps(_whole(value), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def digest(value: Any) -> str:
     """16 hex digits of the SHA-256 of `canonical`."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _whole(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 @dataclass(frozen=True)

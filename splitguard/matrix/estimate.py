@@ -92,14 +92,14 @@ class Stopwatch:
         steps = settings["epochs"] * cell.data["train"] / settings["batch_size"]
         if settings["head"] == "frozen":
             steps += (settings["pretrain_epochs"] or settings["epochs"]) * cell.data["aux"] / settings["batch_size"]
-        return steps * self._step(cell)
+        return float(steps) * self._step(cell)
 
     def _attack(self, cell: Cell) -> float:
         """An attack's steps on all its victims at once, each as dear as a training step on as many rows."""
         steps = cell.attack.settings.get("steps", STEPS)
         victims = max(cell.data["victims"].values(), default=0)
         rows = victims / cell.training["batch_size"]
-        return SCORING + (steps if isinstance(steps, int) else STEPS) * self._step(cell) * rows
+        return SCORING + float((steps if isinstance(steps, int) else STEPS) * rows) * self._step(cell)
 
     def _step(self, cell: Cell) -> float:
         size = cell.training["batch_size"]

@@ -27,7 +27,9 @@ def built(registry: Registry[Any], entry: Any) -> Iterator[tuple[Any, dict[str, 
 
 def as_plugin(instance: Attack | Defense, told: Mapping[str, Any]) -> Plugin:
     """A plug-in as pure data."""
-    fields = dataclasses.fields(instance) if dataclasses.is_dataclass(instance) else ()
+    fields: tuple[dataclasses.Field[Any], ...] = ()
+    if dataclasses.is_dataclass(instance):
+        fields = dataclasses.fields(instance)
     settings = {f.name: plain(getattr(instance, f.name)) for f in fields if f.init}
     defaults = {f.name: plain(_default(f)) for f in fields}
     return Plugin(

@@ -86,6 +86,9 @@ class Source:
         return cls(None, lines)
 
 
+COLLECTIONS = (yaml.resolver.Resolver.DEFAULT_MAPPING_TAG, yaml.resolver.Resolver.DEFAULT_SEQUENCE_TAG)
+
+
 class _Loader(yaml.SafeLoader):
     """`yaml.SafeLoader`, except that ``1e-5`` is a number, as in YAML 1.2, and not a text, as in YAML 1.1."""
 
@@ -140,6 +143,8 @@ class _Reader:
         if id(node) in above:
             raise self._error(line, "this value contains itself")
         above = (*above, id(node))
+        if isinstance(node, yaml.CollectionNode) and node.tag not in COLLECTIONS:
+            raise self._error(line, f"not valid YAML: {node.tag} is not read, only plain lists and mappings")
         if isinstance(node, yaml.SequenceNode):
             return [self._value(inner, (*place, number), above) for number, inner in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):

@@ -126,7 +126,7 @@ class _Resolver:
         for place, entry in _entries("attack", block.attack):
             with self._noting(place, entry):
                 out.attacks += [_Aim(as_plugin(a, p), a) for a, p in built(ATTACKS, entry)]
-        out.cuts = list(block.cut or [None])
+        out.cuts = [*block.cut] if block.cut else [None]
         for place, cut in _entries("cut", block.cut):
             with self._noting(place, cut):
                 self.networks.check_cut(cut, out.models, out.tasks)

@@ -38,10 +38,10 @@ def run_plan(plan: Plan, store: Store, *, jobs: int, environment: Mapping[str, A
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the workers have ended; what was finished stays.
     """
-    common = {"environment": environment, "parent": os.getpid()}
+    me = os.getpid()
     try:
         with Display(progress, len(plan.trainings), len(plan.attacks)) as display:
-            sessions = [SessionJob(store.folder, t.cell, t.riders, t.replay, **common) for t in plan.trainings]
+            sessions = [SessionJob(store.folder, t.cell, t.riders, t.replay, environment, me) for t in plan.trainings]
             broken = {}
             for done in _each(sessions, jobs):
                 display.trained(done)
@@ -52,7 +52,7 @@ def run_plan(plan: Plan, store: Store, *, jobs: int, environment: Mapping[str, A
             for cell, phase in plan.attacks:
                 trouble = broken.get(cell.session_key())
                 if trouble is None:
-                    attacks.append(AttackJob(store.folder, cell, phase, **common))
+                    attacks.append(AttackJob(store.folder, cell, phase, environment, me))
                 else:
                     store.write(failure(cell, phase, _of_training(trouble), environment))
                     display.attacked(Done(cell.key(), cell.label(), trouble))

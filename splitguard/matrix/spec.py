@@ -99,7 +99,10 @@ class Block(BaseModel):
         for name in Block.model_fields:
             own = getattr(self, name)
             if own is not None:
-                values[name] = _laid_over(own, values[name]) if name in ("data", "train") else own
+                below_it = values[name]
+                if name == "data" and below_it is not None:
+                    below_it = [_flat(entry) for entry in below_it]
+                values[name] = _laid_over(own, below_it) if name in ("data", "train") else own
         return Block.model_construct(**values)
 
 
@@ -122,14 +125,24 @@ class MatrixFile(Block):
 
 
 def _laid_over(own: list[Any], below: list[Any] | None) -> list[Any]:
-    """Every mapping of ``own`` over every mapping of ``below``; names replace."""
+    """Every mapping of ``own`` over every entry of ``below``; a name replaces them all."""
     if below is None:
         return own
     out: list[Any] = []
     for upper in own:
-        merged = [{**lower, **upper} for lower in below if isinstance(lower, Mapping)]
-        out += merged if isinstance(upper, Mapping) and merged else [upper]
+        out += [{**lower, **upper} for lower in below] if isinstance(upper, Mapping) else [upper]
     return out
+
+
+def _flat(entry: str | Mapping[str, Any]) -> Mapping[str, Any]:
+    """``{name: faces, clients: 2}`` for ``{faces: {clients: 2}}``, and likewise for a mere name."""
+    if isinstance(entry, str):
+        return {"name": entry}
+    if "name" not in entry and len(entry) == 1:
+        ((name, settings),) = entry.items()
+        if isinstance(settings, Mapping | None):
+            return {"name": name, **(settings or {})}
+    return entry
 
 
 def validate(value: Any, source: Source) -> MatrixFile:

@@ -87,12 +87,12 @@ def make_model(spec: ModelSpec, *, input_shape: tuple[int, ...], classes: int, s
     """A fresh network on the CPU.
 
     Args:
-        spec: a registered name (``"lenet"``); one of torchvision's classification networks (``"resnet50"``; ``"torchvision.resnet18"``
-            where the name is taken here), which then takes images in [0, 1] of one or three channels; either with
-            settings, ``{"lenet": {"dropout": 0.2}}`` or ``{"name": "lenet", "dropout": 0.2}``; or
-            a function of yours, ``{"factory": "my.module:make"}``, called with ``input_shape`` and ``classes`` where its signature names
-            them, and with any further keys of the spec. ``weights`` in any of these is a safetensors
-            file whose tensors replace those of the same name; it may hold a part of the network.
+        spec: a registered name (``"lenet"``); one of torchvision's classification networks (``"resnet50"``, or
+            ``"torchvision.resnet18"`` where the name is taken here), which then takes images in [0, 1] of one or three
+            channels; either with settings, ``{"lenet": {"dropout": 0.2}}`` or ``{"name": "lenet", "dropout": 0.2}``;
+            or a function of yours, ``{"factory": "my.module:make"}``, called with ``input_shape`` and ``classes``
+            where its signature names them, and with any further keys of the spec. ``weights`` in any of these is a
+            safetensors file whose tensors replace those of the same name; it may hold a part of the network.
         input_shape: of one input, without the batch.
         classes: number of logits, K.
         seed: of the initial weights; the global generator of torch is left as it was.
@@ -161,8 +161,8 @@ def _from_factory(place: str, settings: dict[str, Any], input_shape: tuple[int, 
             make = getattr(make, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise BadSetting(
-            f"no model factory at {place!r}: {error}. Write 'module:function'; the module must be importable, for example "
-            "by installing it or by naming its folder in PYTHONPATH."
+            f"no model factory at {place!r}: {error}. Write 'module:function'; the module must be importable, for "
+            "example by installing it or by naming its folder in PYTHONPATH."
         ) from error
     takes = inspect.signature(make).parameters
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())

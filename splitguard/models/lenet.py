@@ -18,17 +18,18 @@ __all__ = ["LeNet"]
 @MODELS.add("lenet")
 @dataclass(frozen=True)
 class LeNet(Model):
-    """LeNet-5: two 5x5 convolutions and three dense layers, about 60 thousand to 200 thousand parameters.
+    """LeNet-5: two 5x5 convolutions and three dense layers, 109 thousand parameters on 28x28 pixels.
 
-    Layers, each a cut: ``normalise`` to [-1, 1], ``conv1`` (8 maps), ``pool1``, ``conv2`` (16 maps), ``pool2``, ``flatten``,
-    ``fc1`` (120), ``fc2`` (84), ``fc3``. The convolutions are padded by 2, so that they keep the image's size; the
-    pools halve it. ``conv1``, ``conv2``, ``fc1`` and ``fc2`` contain their ReLU: a cut there lies after the activation.
+    Layers: ``normalise`` to [-1, 1], ``conv1`` (8 maps), ``pool1``, ``conv2`` (16 maps), ``pool2``, ``flatten``,
+    ``fc1`` (120), ``fc2`` (84), ``fc3``; each but the last is a cut. The convolutions are padded by 2, so that they
+    keep the image's size; the pools halve it. ``conv1``, ``conv2``, ``fc1`` and ``fc2`` contain their ReLU: a cut there
+    lies after the activation and before pooling.
 
     Args:
         dropout: rate in [0, 1) of ``dropout1`` after fc1 and ``dropout2`` after fc2; 0 leaves these layers out.
 
-    Source: LeCun et al., Gradient-based learning applied to document recognition, 1998, with the 8 and 16 maps, ReLU and
-    max-pooling of He et al., ACSAC 2019, whose convolutions are not padded.
+    Source: LeCun et al., Gradient-based learning applied to document recognition, 1998, with the 8 and 16 maps of He et
+    al., ACSAC 2019. ReLU, max-pooling and the padding are ours.
     """
 
     dropout: float = 0.0

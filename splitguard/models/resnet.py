@@ -29,7 +29,9 @@ def _conv(before: int, after: int, size: int, stride: int = 1) -> nn.Conv2d:
 
 
 class BasicBlock(nn.Module):
-    """``relu(norm2(conv2(relu(norm1(conv1(x))))) + shortcut(x))``; the shortcut is a 1x1 convolution where shapes change.
+    """``relu(norm2(conv2(relu(norm1(conv1(x))))) + shortcut(x))``.
+
+    The shortcut is a normed 1x1 convolution where shapes change, and nothing elsewhere.
 
     Args:
         before: channels of the input.
@@ -91,8 +93,8 @@ class _ResNet(Model):
 class ResNet18(_ResNet):
     """ResNet-18 for small images: a 3x3 stem without max-pooling, four layers of two blocks, 64 to 512 channels.
 
-    Layers: ``normalise, conv1, norm1, relu, layer1`` to ``layer4`` (each with blocks ``.0`` and ``.1``), ``avgpool, flatten,
-    fc``. torchvision's own, with the large stem, is any name but this one's: ``{factory: "torchvision.models:resnet18"}``.
+    Layers: ``normalise, conv1, norm1, relu, layer1`` to ``layer4`` (each with blocks ``.0`` and ``.1``), ``avgpool,
+    flatten, fc``. torchvision's own, with the large stem, is ``torchvision.resnet18``.
 
     Args:
         norm: ``batch``, which mixes the rows of a batch while training, or ``group``, which does not.
@@ -109,13 +111,14 @@ class ResNet18(_ResNet):
 class ResNet20(_ResNet):
     """ResNet-20, made for CIFAR: a 3x3 stem, three layers of three blocks, 16 to 64 channels, 0.27 million parameters.
 
-    Layers: ``normalise, conv1, norm1, relu, layer1`` to ``layer3`` (each with blocks ``.0`` to ``.2``), ``avgpool, flatten, fc``.
+    Layers: ``normalise, conv1, norm1, relu, layer1`` to ``layer3`` (each with blocks ``.0`` to ``.2``), ``avgpool,
+    flatten, fc``.
 
     Args:
         norm: ``batch``, which mixes the rows of a batch while training, or ``group``, which does not.
 
-    Source: He et al., CVPR 2016, section 4.2; where shapes change the shortcut is a 1x1 convolution (their option B), not
-    zero-padding (their option A).
+    Source: He et al., CVPR 2016, section 4.2; where shapes change the shortcut is a 1x1 convolution (their option B),
+    not zero-padding (their option A).
     """
 
     widths: ClassVar[tuple[int, ...]] = (16, 32, 64)

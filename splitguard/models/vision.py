@@ -37,7 +37,7 @@ class _Inside:
 
 
 def vision(name: str, settings: Mapping[str, Any], input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """``torchvision.models.get_model(name, weights=None, num_classes=classes, **settings)`` with ``normalise`` in front.
+    """``torchvision.models.get_model(name, weights=None, num_classes=classes)`` with a layer ``normalise`` in front.
 
     Vision transformers are built for the size of the images; auxiliary classifiers are off.
 
@@ -58,7 +58,9 @@ def vision(name: str, settings: Mapping[str, Any], input_shape: tuple[int, ...],
     try:
         module: nn.Module = torchvision().models.get_model(name, **builder)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise BadSetting(f"torchvision cannot build {name} with {dict(settings)}: {error}") from error
+        raise BadSetting(
+            f"torchvision cannot build {name} for inputs of shape {input_shape} and settings {dict(settings)}: {error}"
+        ) from error
     module.__class__ = type(f"Normalised{type(module).__name__}", (_Inside, type(module)), {})
     module.add_module("normalise", Normalise(*IMAGENET))
     return module

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context
 from typing import Any, Literal, get_args
 
 from splitguard.errors import BadSetting, UnknownName, near_miss
@@ -189,7 +190,5 @@ def _strength(one: Guarantee) -> tuple[float, ...]:
 
 def _rounded_up(value: float) -> str:
     """Four significant digits, up; what is off by less than 1e-8 of itself is rounding and stays."""
-    if value == 0:
-        return "0"
-    step = 10.0 ** (math.floor(math.log10(value)) - 3)
-    return f"{math.ceil(value / step * (1 - 1e-8)) * step:.4g}"
+    up = Context(prec=4, rounding=ROUND_CEILING).create_decimal_from_float(value * (1 - 1e-8))
+    return f"{float(up):.4g}"

@@ -27,7 +27,7 @@ def fetch(name: str) -> None:
         return
     from splitguard.data import fetch as fetch_data
 
-    print(f"{name}: {fetch_data(name)}")
+    print(f"{name}: {', '.join(map(str, fetch_data(name)))}")
 
 
 def doctor(*, as_json: bool) -> int:

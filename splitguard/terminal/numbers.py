@@ -64,8 +64,8 @@ def calibrate(epsilon: float, delta: float, releases: list[int], clip: float, *,
         return
     table = Table(
         title=f"Noise for epsilon {epsilon:g}, delta {delta:g}, rows clipped to L2 norm {clip:g}",
-        caption="Exact: Gaussian differential privacy, composed over T releases of one row. PRV: Opacus' accountant, an "
-        "upper bound, as a cross-check. No amplification by subsampling: the server sees whose row it is.",
+        caption="Exact: Gaussian differential privacy, composed over T releases of one row. PRV: Opacus' accountant, "
+        "an upper bound, as a cross-check. No amplification by subsampling: the server sees whose row it is.",
     )
     for heading in ("adjacency", "releases T", "sigma, exact", "sigma, Opacus PRV"):
         table.add_column(heading, justify="left" if heading == "adjacency" else "right")

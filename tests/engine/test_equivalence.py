@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from splitguard.engine.cut import legal_cuts
 from torch import Tensor, nn
 
+from splitguard.engine.cut import legal_cuts
 from splitguard.engine.threat import Labels, Mode
 from splitguard.engine.train import train
 from splitguard.engine.training import Training
@@ -43,7 +43,7 @@ def test_every_mode_equals_centralized_training_at_every_cut(
 ) -> None:
     settings = {"training": {"optimizer": optimizer}}
     plain = trained(make(), mode=Mode.CENTRALIZED, **copy.deepcopy(settings))
-    fresh = {k: v for k, v in make().state_dict().items()}
+    fresh = dict(make().state_dict())
     assert any(not torch.equal(v, fresh[k]) for k, v in plain.items()), "training must have changed something"
     names = [c.name for c in legal_cuts(make(), (1, 8, 8))]
     for number, name in enumerate(names):

@@ -59,8 +59,8 @@ def test_the_sentence_for_a_frozen_head() -> None:
     assert str(guarantee()) == (
         "Each client input is protected by (8, 1e-05)-DP (replace-one adjacency, L2 sensitivity 2) against the server "
         "that observes all T=10 releases of it and everything else in its view; one query is protected by "
-        "(2, 1e-05)-DP; the mechanism is a clip to L2 norm 1 and Gaussian noise of standard deviation 3.8; nothing is gained from "
-        "subsampling, as whose message it is can be seen."
+        "(2, 1e-05)-DP; the mechanism is a clip to L2 norm 1 and Gaussian noise of standard deviation 3.8; nothing is "
+        "gained from subsampling, as whose message it is can be seen."
     )
 
 
@@ -100,9 +100,9 @@ def test_other_forms_of_the_sentence() -> None:
 
 
 def test_a_printed_epsilon_is_never_below_the_real_one() -> None:
-    for value in (8.0000001, 7.999999992, 1.23449, 0.0123449, 433.31, 12345.6, 0.1 + 0.2, 9.9999):
+    for value in (8.0000001, 7.999999992, 1.23449, 0.0123449, 433.31, 12345.6, 0.1 + 0.2, 9.9999, 5e-324):
         text = str(guarantee(epsilon=value, epsilon_rows=value))
-        found = re.search(r"\(([\d.e+]+), 1e-05\)", text)
+        found = re.search(r"\(([\d.e+-]+), 1e-05\)", text)
         assert found
         assert value * (1 - 1e-8) <= float(found[1]) <= value * 1.001
     assert "(8, 1e-05)" in str(guarantee(epsilon=7.999999992, epsilon_rows=1.0))

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How well an input explains everything that was sent of it, over all releases whose head is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from splitguard.building.heads import heads, through
+from splitguard.engine.view import View
+from splitguard.engine.wire import Releases
+from splitguard.errors import MissingKnowledge
+from splitguard.seeding import generator
+
+__all__ = ["JointLikelihood", "spread"]
+
+#: Rows of auxiliary data from which variances are estimated.
+SAMPLE = 128
+#: A coordinate counts with at least this share of the mean variance, so that dead units do not dominate.
+LEAST = 0.01
+
+
+@dataclass(frozen=True)
+class JointLikelihood:
+    """The misfit of inputs to what was sent of each of N victims.
+
+        misfit_n(x) = sum over t and d of  (m(f_t(x))_d - z_td)^2 / v_d,     v = noise + slack signal
+
+    with f_t the head that made release t and m the part of the defense without its noise. That is -2 log likelihood up
+    to a constant where the noise is Gaussian. ``noise`` is its variance, known or estimated from fresh draws;
+    ``signal`` is the variance of the activation over auxiliary rows, so that ``slack`` is the relative error allowed where
+    there is no noise. Releases of one victim by one head are averaged beforehand, which loses nothing: T releases of a
+    frozen head cost what one does.
+
+    An attacker that is not adaptive takes the last release alone, as if there were no defense.
+
+    Attributes:
+        view: whose heads and defense these are.
+        owner: (E,) int64, which victim, 0..N-1.
+        head: (E,) int64, the snapshot that made it; -1 stands for the deployed head.
+        count: (E,), releases averaged.
+        smashed: (E, *cut), their mean.
+        noise, signal: (*cut) or broadcast to it, in squared units of the smashed data.
+        victims: N.
+    """
+
+    view: View
+    owner: Tensor
+    head: Tensor
+    count: Tensor
+    smashed: Tensor
+    noise: Tensor
+    signal: Tensor
+    victims: int
+
+    @classmethod
+    def of(cls, view: View, *, releases: int) -> JointLikelihood:
+        """What ``view`` holds of its victims.
+
+        Args:
+            view: must grant smashed data, the head, and auxiliary rows.
+            releases: at most so many heads a victim, spread evenly over time, the last one among them. A release whose
+                head was not kept is left out; a victim without any other is matched by its last, with the deployed
+                head.
+
+        Raises:
+            MissingKnowledge: by name, or if a victim was never sent.
+        """
+        rows = view.releases
+        found = [_of_victim(rows, i, releases, adaptive=view.adaptive) for i in view.ids]
+        owner = torch.tensor([n for n, own in enumerate(found) for _ in own])
+        head = torch.tensor([e[0] for own in found for e in own])
+        count = torch.tensor([e[1] for own in found for e in own], dtype=rows.smashed.dtype)
+        smashed = torch.stack([e[2] for own in found for e in own])
+        noise, signal = _variances(view, int(head.max()))
+        return cls(view, owner, head, count, smashed, noise, signal, len(found))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the defense adds noise that this attacker allows for."""
+        return bool((self.noise > 0).any())
+
+    def misfit(self, slack: float | Tensor) -> Callable[[Tensor], Tensor]:
+        """The function from inputs (N, *in) to misfits (N,), for one slack or one a victim (N,)."""
+        forward, variance = heads(self.view, self.head), self._variance(slack)
+
+        def function(inputs: Tensor) -> Tensor:
+            made = forward(inputs[self.owner])
+            made = self.view.defense.mean_release(made) if self.view.adaptive else made
+            wrong = (made - self.smashed).square() / variance
+            each = self.count * wrong.flatten(1).sum(1)
+            return each.new_zeros(self.victims).index_add(0, self.owner, each)
+
+        return function
+
+    def over(self, candidates: Tensor, slack: float) -> Tensor:
+        """(N, M): the misfit of every candidate (M, *in) to every victim; each goes through each head once."""
+        out = self.count.new_zeros(self.victims, len(candidates))
+        root = self._variance(slack).sqrt()
+        with torch.no_grad():
+            for head in torch.unique(self.head):
+                mine = self.head == head
+                made = through(self.view, int(head), candidates)
+                made = self.view.defense.mean_release(made) if self.view.adaptive else made
+                # Differences, not products: the gap between two candidates may be tiny beside either norm.
+                apart = torch.cdist(
+                    (self.smashed[mine] / root).flatten(1),
+                    (made / root).flatten(1),
+                    compute_mode="donot_use_mm_for_euclid_dist",
+                )
+                out.index_add_(0, self.owner[mine], self.count[mine, None] * apart.square())
+        return out
+
+    def latest(self) -> Tensor:
+        """(N, *cut): each victim's latest entry."""
+        return torch.stack([self.smashed[torch.nonzero(self.owner == n).flatten()[-1]] for n in range(self.victims)])
+
+    def sent(self, inputs: Tensor, head: int, gen: torch.Generator) -> Tensor:
+        """(K, *cut): inputs (K, *in) through the snapshot ``head`` and one fresh draw of the defense."""
+        with torch.no_grad():
+            made = through(self.view, head, inputs)
+            return self.view.defense.released_like(made, gen) if self.view.adaptive else made
+
+    def pretend(self, inputs: Tensor, gen: torch.Generator) -> JointLikelihood:
+        """The same situation with victims whose inputs (K, *in) are known, K <= N: releases are drawn afresh.
+
+        Pseudo-victim k is sent through the heads of victim k, as often, with the defense's noise drawn anew.
+        """
+        part = self.of_victims(torch.arange(len(inputs)))
+        with torch.no_grad():
+            made = heads(self.view, part.head)(inputs[part.owner])
+            sent = _mean_of_draws(self.view, made, part.count, gen) if self.view.adaptive else made
+        return replace(part, smashed=sent)
+
+    def of_victims(self, chosen: Tensor) -> JointLikelihood:
+        """The victims at these positions (K,) only, in that order."""
+        found = [torch.nonzero(self.owner == int(i)).flatten() for i in chosen]
+        entries = torch.cat(found)
+        owner = torch.arange(len(found)).repeat_interleave(torch.tensor([len(f) for f in found]))
+        return replace(
+            self,
+            owner=owner,
+            head=self.head[entries],
+            count=self.count[entries],
+            smashed=self.smashed[entries],
+            victims=len(found),
+        )
+
+    def repeat(self, times: int) -> JointLikelihood:
+        """Each victim ``times`` times over, as victims n, n + N, n + 2N, ...: to try several settings at once."""
+        shift = self.victims * torch.arange(times).repeat_interleave(len(self.owner))
+        return replace(
+            self,
+            owner=self.owner.repeat(times) + shift,
+            head=self.head.repeat(times),
+            count=self.count.repeat(times),
+            smashed=self.smashed.repeat(times, *[1] * (self.smashed.ndim - 1)),
+            victims=self.victims * times,
+        )
+
+    def _variance(self, slack: float | Tensor) -> Tensor:
+        if isinstance(slack, Tensor):
+            slack = slack[self.owner].view(-1, *[1] * (self.smashed.ndim - 1))
+        return self.noise + slack * self.signal
+
+
+def _of_victim(rows: Releases, victim: Tensor, most: int, *, adaptive: bool) -> list[tuple[int, int, Tensor]]:
+    """(snapshot, releases averaged, their mean) of one victim, in order of time."""
+    mine = torch.nonzero(rows.ids == victim).flatten()
+    if len(mine) == 0:
+        raise MissingKnowledge(f"this view holds no release of the victim with id {int(victim)}")
+    known = mine[rows.head[mine] >= 0]
+    mine = known if len(known) and adaptive else mine[-1:]
+    made_by = torch.unique(rows.head[mine])  # snapshots are numbered in order of time
+    chosen = torch.linspace(len(made_by) - 1, 0, min(most, len(made_by))).round().long().flip(0)
+    out = []
+    for head in made_by[chosen]:
+        own = mine[rows.head[mine] == head]
+        out.append((int(head), len(own), rows.smashed[own].mean(0)))
+    return out
+
+
+def _mean_of_draws(view: View, made: Tensor, count: Tensor, gen: torch.Generator) -> Tensor:
+    """Each row's release drawn as often as ``count`` says, and averaged."""
+    total, most = torch.zeros_like(made), int(count.max())
+    for draw in range(most):
+        fresh = view.defense.released_like(made, gen)
+        total = total + torch.where((count > draw).view(-1, *[1] * (made.ndim - 1)), fresh, 0)
+    return total / count.view(-1, *[1] * (made.ndim - 1))
+
+
+def _variances(view: View, head: int) -> tuple[Tensor, Tensor]:
+    """Noise and signal variance of the smashed data over auxiliary rows: one a channel of images, else one a unit."""
+    inputs = spread(view.aux.inputs, SAMPLE)
+    with torch.no_grad():
+        made = through(view, head, inputs)
+        means = view.defense.mean_release(made) if view.adaptive else made
+        over = (0, 2, 3) if made.ndim == 4 else (0,)
+        signal = (means - means.mean(0)).square().mean(over, keepdim=True)[0]
+        signal = signal + LEAST * signal.mean() + torch.finfo(signal.dtype).tiny
+        noise = torch.zeros_like(signal)
+        if view.adaptive and view.defense.noise_std() > 0:
+            noise = torch.full_like(signal, view.defense.noise_std() ** 2)
+        elif view.adaptive:
+            draws = view.defense.released_like(made, generator(0, "noise variance", device=made.device))
+            noise = (draws - means).square().mean(over, keepdim=True)[0]
+    return noise, signal
+
+
+def spread(rows: Tensor, count: int) -> Tensor:
+    """At most ``count`` of the rows, evenly spaced."""
+    return rows[torch.linspace(0, len(rows) - 1, min(count, len(rows))).round().long()]

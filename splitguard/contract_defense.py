@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract that every registered defense passes: `splitguard check NAME`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from splitguard.api import DEFENSES, Defense
+from splitguard.engine.bench import Bench
+from splitguard.engine.promises import PROMISES, Broken, need, nothing_changes
+from splitguard.errors import SplitguardError
+from splitguard.registry import settings_of
+
+__all__ = ["Check", "check_defense"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise of the contract: what it is called, whether it is kept, and what was found."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def check_defense(name: str) -> list[Check]:
+    """Runs the contract in about a second: on a bench, with the default settings; nothing is trained.
+
+    Args:
+        name: of a registered defense.
+
+    Returns:
+        One `Check` for each promise; the first alone where the defense does not build with its defaults.
+
+    Raises:
+        UnknownName: if there is no such defense.
+    """
+    DEFENSES.get(name)
+    make = functools.partial(DEFENSES.build, name)
+    first = _tried("builds with its defaults", lambda: builds(name))
+    if not first.passed:
+        return [first]
+    own: dict[str, Callable[[str], str]] = {
+        "is described": described,
+        "settings survive YAML": survive_yaml,
+        "does nothing at its null settings": nothing_at_null,
+    }
+    known = [_tried(what, functools.partial(check, name)) for what, check in own.items()]
+    return [first, *known, *(_tried(what, functools.partial(check, make)) for what, check in PROMISES.items())]
+
+
+def _tried(what: str, check: Callable[[], str]) -> Check:
+    try:
+        return Check(what, True, check())
+    except (Broken, SplitguardError) as error:
+        return Check(what, False, str(error))
+    except Exception as error:  # whatever else a plug-in raises is a finding too, not a failure of the contract
+        return Check(what, False, f"{type(error).__name__}: {error}")
+
+
+def builds(name: str) -> str:
+    """A class derived from Defense, whose settings have defaults, binds where the head is trained."""
+    cls = DEFENSES.get(name)
+    need(isinstance(cls, type) and issubclass(cls, Defense), f"{cls!r} is no class derived from Defense")
+    defense = DEFENSES.build(name)
+    Bench(defense)
+    return repr(defense) if settings(defense) else name
+
+
+def described(name: str) -> str:
+    """A docstring with a line for each setting; a version; where it acts."""
+    defense = DEFENSES.build(name)
+    cls = type(defense)
+    text = inspect.getdoc(cls) if cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}(") else ""
+    need(bool(text), "the class needs a docstring: a sentence, the formula, Args, the source")
+    lines = (text or "").partition("Args:")[2]
+    absent = [s for s in settings(defense) if not re.search(rf"^ +(\w+, )*{s}(, \w+)*: ", lines, re.MULTILINE)]
+    need(not absent, f"Args in the docstring leaves out {', '.join(absent)}")
+    need(type(cls.version) is int and cls.version >= 1, f"version must be a whole number from 1; got {cls.version!r}")
+    need(cls is Defense or cls.acts != Defense.acts, "acts must say where it acts, as in 'smashed data'")
+    return ", ".join(settings(defense)) or "no settings"
+
+
+def survive_yaml(name: str) -> str:
+    """Written to YAML and read again, the settings build an equal defense."""
+    import yaml
+
+    own = settings(DEFENSES.build(name))
+    written = yaml.safe_dump({name: json.loads(json.dumps(own, allow_nan=False))}, default_flow_style=True)
+    again = settings(DEFENSES.build(yaml.safe_load(written)))
+    need(again == own, f"{own} came back as {again}")
+    return str(written.strip())
+
+
+def nothing_at_null(name: str) -> str:
+    """At its null settings it is the undefended baseline."""
+    cls = type(DEFENSES.build(name))
+    null = {} if cls is Defense else cls.null
+    if null is None:
+        return "declares no null settings"
+    nothing_changes(functools.partial(DEFENSES.build, {name: null}))
+    return f"{dict(null)}"
+
+
+def settings(defense: Defense) -> dict[str, Any]:
+    """Its settings; the undefended baseline has none."""
+    return {} if type(defense) is Defense else settings_of(defense)

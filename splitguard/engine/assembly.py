@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts one session together: parties with their stages, the wire, and the attacks that watch or act."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from splitguard.engine.deployed import Deployed
+from splitguard.engine.links import Link
+from splitguard.engine.loop import Loop
+from splitguard.engine.modes import SplitRound
+from splitguard.engine.observers import Observer
+from splitguard.engine.parties import Client, FedServer, Server, Stage, Surroundings
+from splitguard.engine.roles import ClientAttack, OnlineAttack, ServerAttack
+from splitguard.engine.session import Session
+from splitguard.engine.threat import Mode, Profile, refusal
+from splitguard.engine.wire import Phase
+from splitguard.errors import NotSupported
+from splitguard.registry import settings_of
+from splitguard.seeding import generator
+
+__all__ = ["make_loop"]
+
+
+def make_loop(
+    session: Session,
+    around: Surroundings,
+    active: ServerAttack | ClientAttack | None,
+    beside: Sequence[OnlineAttack],
+    profile: Profile,
+) -> Loop:
+    """The parties, the wire and the observers of one session."""
+    data, training, network, defense = session.data, session.training, session.split, session.defense
+
+    def observer(attack: OnlineAttack) -> Observer:
+        party, _, reason = refusal(
+            attack.threat, attack.goal, mode=session.mode, labels=session.labels, profile=profile
+        )
+        if party is None:
+            raise NotSupported(f"{attack.name or type(attack).__name__}: {reason}")
+        view = session.frame(attack, party, profile, Phase.TRAINING, data.members, True)
+        return Observer(attack, view, generator(session.seed, "attack", attack.name), network.body)
+
+    watching = [observer(a) for a in beside]
+    acting = observer(active) if active is not None else None
+    clients = _clients(session, around)
+    server = Server(Stage(network.body, "body", training), around)
+    link = Link()
+    noise = generator(session.seed, "defense", device=around.device)
+    if training.noise == "os":
+        noise.seed()
+    frozen = training.head == "frozen"
+    in_seat = acting if isinstance(active, ServerAttack) else None
+    first = clients[0]
+    stages = (first.head.module, network.body) + ((first.tail.module,) if first.tail else ())
+    loop = Loop(
+        data=data,
+        mode=session.mode,
+        labels=session.labels,
+        training=training,
+        seed=session.seed,
+        clients=clients,
+        server=server,
+        fed=FedServer(clients) if session.mode is Mode.SPLITFED else None,
+        link=link,
+        defense=defense,
+        noise=noise,
+        transcript=session.transcript,
+        round=SplitRound(
+            server, link, session.labels, defense=defense, generator=noise, active=in_seat, head_frozen=frozen
+        ),
+        around=around,
+        observers=[*watching, *([acting] if acting else [])],
+        deployed=Deployed(stages, None if session.mode is Mode.CENTRALIZED else defense, noise, around.device),
+        fingerprint=_fingerprint(session, active, beside),
+    )
+    if acting is not None and isinstance(active, ClientAttack):
+        clients[0].intercept = lambda grads: acting.client_grads(grads, loop.step)
+    return loop
+
+
+def _clients(session: Session, around: Surroundings) -> list[Client]:
+    """The clients with their rows; in splitfed each has layers of its own, else all share what they hand on."""
+    network, training, defense = session.split, session.training, session.defense
+
+    def stages(*, own: bool) -> tuple[Stage, Stage | None]:
+        head = copy.deepcopy(network.head) if own else network.head
+        tail = copy.deepcopy(network.tail) if own else network.tail
+
+        def make(module: nn.Module) -> torch.optim.Optimizer | None:
+            return defense.optimizer(module, lambda ps: training.make_optimizer("head", ps))
+
+        return Stage(head, "head", training, make), Stage(tail, "tail", training) if tail is not None else None
+
+    shared = stages(own=False)
+    parts = (session.data.train.ids,) if session.mode is Mode.CENTRALIZED else session.data.clients
+    clients = []
+    for number, ids in enumerate(parts):
+        head, tail = stages(own=True) if session.mode is Mode.SPLITFED and number > 0 else shared
+        clients.append(Client(number, session.data.train.of(ids), head, tail, around))
+    return clients
+
+
+def _fingerprint(session: Session, active: object | None, beside: Sequence[object]) -> str:
+    """What a checkpoint must agree on with the session that goes on from it."""
+    facts = [
+        session.data.digest,
+        session.mode,
+        session.labels,
+        session.cuts,
+        dataclasses.asdict(session.training),
+        session.seed,
+        [
+            (type(p).__name__, settings_of(p) if dataclasses.is_dataclass(p) else {})
+            for p in (session.defense, active, *beside)
+        ],
+        {k: tuple(v.shape) for k, v in session.split.state_dict().items()},
+    ]
+    return hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A test bench for one defense: it is bound to a small deployment, and its hooks can be tried without training."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from splitguard.data.rows import Rows
+from splitguard.engine.cut import cut_shapes, legal_cuts, split
+from splitguard.engine.defense import Batch, Context, Defense, Deployment
+from splitguard.engine.threat import Labels, Mode
+from splitguard.engine.wire import Phase
+from splitguard.seeding import derive, drawing, generator
+
+__all__ = ["Bench", "Tried"]
+
+ROWS, CLASSES, SIDE = 8, 3, 6
+
+
+class Tried(NamedTuple):
+    """One hook: its name, what it was given, and what it handed back, row for row."""
+
+    hook: str
+    given: Tensor
+    got: Tensor
+
+
+class Bench:
+    """One fresh defense, placed, wrapped and bound as `train` does it, on a network of two convolutions.
+
+    The same arguments give the same bits. Rows are images (1, 6, 6); the cut is ``conv1``, before the defense moves it.
+
+    Args:
+        defense: a fresh instance.
+        labels: who owns them; ``client`` puts a second cut at ``flatten``.
+        head_frozen, mixing: as in `Deployment`.
+        releases: T of a training row; a query row is sent once.
+        mode: vanilla, or u-shaped with ``labels`` of the client, unless given.
+        bind: without it the defense is placed and wrapped only, as when a session is loaded.
+
+    Attributes:
+        batch: 8 rows, their ids and labels; smashed: (8, *cut1), what the head makes of them.
+        legal: the cuts of the network; network: as the defense wrapped it; deployment: what it is bound to.
+    """
+
+    def __init__(
+        self,
+        defense: Defense,
+        *,
+        labels: Labels = Labels.SENT,
+        head_frozen: bool = False,
+        mixing: tuple[str, ...] = (),
+        releases: int = 3,
+        mode: Mode | None = None,
+        bind: bool = True,
+    ) -> None:
+        self.defense = defense
+        shape = (1, SIDE, SIDE)
+        with drawing(derive(0, "bench")):
+            module = nn.Sequential(
+                OrderedDict(
+                    conv1=nn.Conv2d(1, 4, 3, padding=1),
+                    relu1=nn.ReLU(),
+                    conv2=nn.Conv2d(4, 2, 3, padding=1),
+                    relu2=nn.ReLU(),
+                    flatten=nn.Flatten(),
+                    fc=nn.Linear(2 * SIDE * SIDE, CLASSES),
+                )
+            )
+        ended = ("conv1", "flatten") if labels is Labels.CLIENT else ("conv1",)
+        self.legal = tuple(legal_cuts(module, shape))
+        cuts = defense.place(ended, self.legal)
+        self.network = defense.wrap(split(module, cuts), self.gen(0))
+        rows = [self._rows(part) for part in range(2)]
+        self.batch = Batch(rows[0].inputs, rows[0].ids, rows[0].labels)
+        self.deployment = Deployment(
+            mode=mode or (Mode.U_SHAPED if labels is Labels.CLIENT else Mode.VANILLA),
+            labels=labels,
+            cuts=cuts,
+            input_shape=shape,
+            cut_shapes=tuple(cut_shapes(self.network, shape)),
+            classes=CLASSES,
+            batch_size=ROWS,
+            epochs=releases,
+            clients=1,
+            releases={Phase.TRAINING: releases, Phase.EVALUATION: 1, Phase.QUERY: 1},
+            aux=rows[1],
+            head=self.network.head.eval(),
+            head_frozen=head_frozen,
+            mixing=mixing,
+        )
+        if bind:
+            defense.bind(self.deployment)
+        self.smashed: Tensor = self.network.head(self.batch.inputs).detach()
+        self._next = 1_000
+
+    def _rows(self, part: int) -> Rows:
+        gen = self.gen(100 + part)
+        ids = torch.arange(part * ROWS, (part + 1) * ROWS)
+        return Rows(torch.rand(ROWS, 1, SIDE, SIDE, generator=gen), ids % CLASSES, ids)
+
+    def gen(self, stream: int = 1) -> torch.Generator:
+        """A fresh generator; the same one for the same ``stream``."""
+        return generator(0, "bench", stream)
+
+    def context(self, ids: Tensor, phase: Phase = Phase.TRAINING) -> Context:
+        """What hooks are told of rows with these ids."""
+        return Context(ids, client=0, epoch=0, step=0, phase=phase)
+
+    def send(
+        self, smashed: Tensor, ids: Tensor | None = None, *, phase: Phase = Phase.TRAINING, stream: int = 1
+    ) -> Tensor:
+        """`on_send`, by default for rows that were never sent before."""
+        if ids is None:
+            ids = torch.arange(self._next, self._next + len(smashed))
+            self._next += len(smashed)
+        return self.defense.on_send(smashed, self.context(ids, phase), self.gen(stream))
+
+    def hooks(self, smashed: Tensor) -> list[Tried]:
+        """Every hook that hands rows back, each drawing from a generator of its own; ``smashed`` of up to 8 rows."""
+        n, defense = len(smashed), self.defense
+        ctx = self.context(self.batch.ids[:n])
+        labels = torch.arange(n) % CLASSES
+        tried = {
+            "on_send": self.send(smashed),
+            "mean_release": defense.mean_release(smashed),
+            "released_like": defense.released_like(smashed, self.gen()),
+            "on_return": defense.on_return(smashed, labels, ctx, self.gen()),
+        }
+        out = [Tried(hook, smashed, got) for hook, got in tried.items()]
+        return [*out, Tried("on_labels", labels, defense.on_labels(labels, ctx, self.gen()))]
