@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any
 
 from splitguard.api import DEFENSES, Defense
@@ -65,9 +65,10 @@ def _tried(what: str, check: Callable[[], str]) -> Check:
 
 
 def builds(name: str) -> str:
-    """A class derived from Defense, whose settings have defaults, binds where the head is trained."""
+    """A dataclass derived from Defense, whose fields have defaults, binds where the head is trained."""
     cls = DEFENSES.get(name)
     need(isinstance(cls, type) and issubclass(cls, Defense), f"{cls!r} is no class derived from Defense")
+    need(cls is Defense or is_dataclass(cls), "the class needs @dataclass above it: its fields are the settings")
     defense = DEFENSES.build(name)
     Bench(defense)
     return repr(defense) if settings(defense) else name

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,30 +17,47 @@ __all__ = [
     "count_source",
     "draws",
     "fetch",
+    "has_effect",
     "is_torch_module",
     "label",
     "overwrites",
     "state",
+    "take",
     "unpacked",
 ]
 
 _TORCH = ("torch", "torchvision", "_operator", "math", "builtins")
-_DRAWING = frozenset(
-    """alpha_dropout bernoulli binomial cauchy drop_block2d drop_block3d dropout dropout1d dropout2d dropout3d exponential
-    feature_alpha_dropout feature_dropout fractional_max_pool2d fractional_max_pool3d geometric gumbel_softmax log_normal
-    multi_head_attention_forward multinomial native_dropout normal poisson rand rand_like randint randint_like randn
-    randn_like random randperm rrelu scaled_dot_product_attention shifted_window_attention stochastic_depth
-    uniform""".split()
-)
-_OVERWRITING = frozenset(
-    getattr(operator, f"i{name}")
-    for name in "add and concat floordiv lshift matmul mod mul or pow rshift sub truediv xor".split()
-)
+# fmt: off
+_DRAWING = frozenset([
+    "alpha_dropout", "bernoulli", "binomial", "cauchy", "drop_block2d", "drop_block3d", "dropout", "dropout1d",
+    "dropout2d", "dropout3d", "exponential", "feature_alpha_dropout", "feature_dropout", "fractional_max_pool2d",
+    "fractional_max_pool3d", "geometric", "gumbel_softmax", "log_normal", "multi_head_attention_forward",
+    "multinomial", "native_dropout", "normal", "poisson", "rand", "rand_like", "randint", "randint_like", "randn",
+    "randn_like", "random", "randperm", "rrelu", "scaled_dot_product_attention", "shifted_window_attention",
+    "stochastic_depth", "uniform",
+])
+_OVERWRITING = frozenset([
+    operator.iadd, operator.iand, operator.iconcat, operator.ifloordiv, operator.ilshift, operator.imatmul,
+    operator.imod, operator.imul, operator.ior, operator.ipow, operator.irshift, operator.isub, operator.itruediv,
+    operator.ixor,
+])
+# fmt: on
 
 
 def fetch(root: nn.Module, path: str) -> Any:
     """What ``root`` holds at a dotted path."""
     return functools.reduce(getattr, path.split("."), root)
+
+
+def take(node: fx.Node, root: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """The result of one step."""
+    if node.op == "get_attr":
+        return fetch(root, str(node.target))
+    if node.op == "call_module":
+        return fetch(root, str(node.target))(*args, **kwargs)
+    if isinstance(node.target, str):
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
+    return node.target(*args, **kwargs)
 
 
 def is_torch_module(module: nn.Module) -> bool:
@@ -63,14 +80,15 @@ def draws(node: fx.Node, root: nn.Module) -> bool:
         return not is_torch_module(module) or any(map(_module_draws, module.modules()))
     if node.op == "call_method":
         return label(node) in _DRAWING
-    if node.op != "call_function":
-        return False
-    origin = (getattr(node.target, "__module__", None) or "torch").partition(".")[0]
-    if origin not in _TORCH:
+    return node.op == "call_function" and _function_draws(node)
+
+
+def _function_draws(node: fx.Node) -> bool:
+    if (getattr(node.target, "__module__", None) or "torch").partition(".")[0] not in _TORCH:
         return True
     if label(node) not in _DRAWING or _argument(node, "training") is False:
         return False
-    if label(node) == "scaled_dot_product_attention":
+    if label(node) == "scaled_dot_product_attention":  # a builtin, which does not tell its parameters
         return bool(node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0))
     return True
 
@@ -113,6 +131,11 @@ def _argument(node: fx.Node, name: str) -> Any:
         return node.kwargs.get(name)
     place = names.index(name)
     return node.args[place] if place < len(node.args) else None
+
+
+def has_effect(node: fx.Node, root: nn.Module) -> bool:
+    """Whether a step is taken for more than its result: a check, a layer that may keep statistics, an overwriting."""
+    return node.op == "call_module" or node.target is torch._assert or overwrites(node, root)
 
 
 def asks_shape(node: fx.Node) -> bool:

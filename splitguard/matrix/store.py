@@ -95,7 +95,7 @@ class Store:
     def victims(self, record: Record) -> Arrays | None:
         """ids, truth, guess and per-victim scores of a record; None where there are none."""
         try:
-            with np.load(self.victims_path(record), allow_pickle=False) as archive:
+            with self.victims_path(record).open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
             return None

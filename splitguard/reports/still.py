@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable, Iterator
 from html import escape
 
-from splitguard.reports.chart import Axis, Chart, Mark, Series
+from splitguard.reports.chart import PALETTE, Axis, Chart, Mark, Series
 
-__all__ = ["svg"]
+__all__ = ["gauge", "svg", "swatch"]
 
 WIDTH, HEIGHT = 560, 400
 LEFT, RIGHT, TOP, BOTTOM = 62, 18, 14, 62
@@ -97,3 +97,33 @@ def _shape(symbol: str, x: float, y: float) -> str:
         return f"M{x - SIZE:.1f} {y:.1f}a{SIZE} {SIZE} 0 1 0 {2 * SIZE} 0a{SIZE} {SIZE} 0 1 0 {-2 * SIZE} 0z"
     points = "L".join(f"{x + SIZE * a:.1f} {y + SIZE * b:.1f}" for a, b in corners)
     return f"M{points}z"
+
+
+def swatch(series: Series) -> str:
+    """A sample of how a series looks, for a legend beside the chart."""
+    out = ['<svg width="26" height="16" viewBox="0 0 26 16" aria-hidden="true">']
+    if series.line is not None:
+        dash = ' stroke-dasharray="5 4"' if series.line == "dash" else ""
+        out.append(f'<path d="M1 8H25" fill="none" stroke="{series.colour}" stroke-width="1.5"{dash}/>')
+    if series.symbol is not None:
+        fill = "none" if series.hollow else series.colour
+        out.append(f'<path d="{_shape(series.symbol, 13, 8)}" fill="{fill}" stroke="{series.colour}" stroke-width="1.5"/>')
+    return "".join([*out, "</svg>"])
+
+
+def gauge(share: float, low: float, high: float, *, chance: float, bound: float | None) -> str:
+    """A share in 0..1 with its interval, between chance (dotted) and what is possible at most (a line)."""
+
+    def x(value: float) -> str:
+        return f"{2 + 172 * value:.1f}"
+
+    said = f"{share:.2f}, interval {low:.2f} to {high:.2f}, chance {chance:.2f}"
+    said += f", bound {bound:.2f}" if bound is not None else ", no bound"
+    limit = f'<path d="M{x(bound)} 1V23" stroke="currentColor" stroke-width="2"/>' if bound is not None else ""
+    return (
+        f'<svg class="gauge" viewBox="0 0 176 24" role="img" aria-label="{said}" fill="none">'
+        '<path d="M2 12H174" stroke="currentColor" stroke-opacity=".18" stroke-width="8"/>'
+        f'<path d="M2 12H{x(share)}" stroke="{PALETTE[0]}" stroke-width="8"/>'
+        f'<path d="M{x(low)} 12H{x(high)}" stroke="currentColor" stroke-width="1.2"/>'
+        f'<path d="M{x(chance)} 3V21" stroke="currentColor" stroke-dasharray="2 2"/>{limit}</svg>'
+    )

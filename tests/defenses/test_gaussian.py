@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clipped Gaussian release: exact nulls and closed forms, what it guarantees where, and an attack on its epsilon."""
+"""The clipped Gaussian release: exact nulls, closed forms, what it guarantees where, and an attack on its epsilon."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_the_automatic_clip_is_the_median_norm_of_auxiliary_rows() -> None:
 def test_an_automatic_clip_needs_a_norm() -> None:
     deployment = Bench(Gaussian()).deployment
     for change in ({"aux": deployment.aux[:0]}, {"head": nn.Sequential(nn.Flatten(), nn.Threshold(9, 0))}):
-        with pytest.raises(BadSetting, match="clip: auto is the median norm.*Give a number instead"):
+        with pytest.raises(BadSetting, match=r"clip: auto is the median norm.*Give a number instead"):
             Gaussian().bind(dataclasses.replace(deployment, **change))  # type: ignore[arg-type]  # one field each
 
 
@@ -226,7 +226,7 @@ def test_no_more_is_claimed_than_holds(
     assert (told.epsilon_query is not None) == query
     assert (told.epsilon is not None) == (training and frozen and not mixing)
     assert told.epsilon in (None, told.epsilon_rows)
-    assert told.T == (4 if training else 1)
+    assert (4 if training else 1) == told.T
     assert (told.epsilon_rows or told.epsilon_query) == pytest.approx(5.0)
     sentence = str(told)
     assert ("the head is trained on raw inputs" in sentence) == (training and not frozen)
@@ -274,19 +274,23 @@ def test_settings_that_mean_the_same_are_the_same() -> None:
 
 
 def lower_bound(plus: Tensor, minus: Tensor, delta: float, *, confidence: float = 0.9999) -> float:
-    """An empirical lower bound of epsilon from scores of two neighbouring inputs, each (2 n,), larger for ``plus``.
+    """An empirical lower bound of epsilon from scores (2 n,) of two neighbouring inputs, larger for ``plus``.
 
-    (epsilon, delta)-DP bounds every test: P(accept | plus) <= e^epsilon P(accept | minus) + delta. The threshold is chosen on
-    one half; on the other half Clopper-Pearson limits make the bound hold with ``confidence``.
+    Every test obeys P(accept | plus) <= e^epsilon P(accept | minus) + delta. The threshold is chosen on one half of the
+    scores; on the other one Clopper-Pearson limits make the bound hold with ``confidence``.
     """
-    (p, q), (p2, q2) = plus.view(2, -1), minus.view(2, -1)
-    n = len(p)
-    best = max(
-        p.quantile(torch.linspace(0.02, 0.98, 97)), key=lambda t: ((p > t).sum() / n - delta) / ((p2 > t).sum() + 9)
-    )
-    low = beta.ppf((1 - confidence) / 2, k := int((q > best).sum()), n - k + 1)
-    high = beta.ppf(1 - (1 - confidence) / 2, (k := int((q2 > best).sum())) + 1, n - k)
-    return math.log(max(low - delta, 1e-300) / high)
+    n, rest = len(plus) // 2, (1 - confidence) / 2
+
+    def accepted(scores: Tensor, threshold: Tensor) -> int:
+        return int((scores > threshold).sum())
+
+    def ratio(threshold: Tensor) -> float:
+        return (accepted(plus[:n], threshold) - delta * n) / (accepted(minus[:n], threshold) + 9)
+
+    chosen = max(plus[:n].quantile(torch.linspace(0.02, 0.98, 97)), key=ratio)
+    hits, misses = accepted(plus[n:], chosen), accepted(minus[n:], chosen)
+    least, most = beta.ppf(rest, hits, n - hits + 1), beta.ppf(1 - rest, misses + 1, n - misses)
+    return math.log(max(least - delta, 1e-300) / most)
 
 
 @pytest.mark.parametrize(
@@ -303,11 +307,14 @@ def test_an_attack_on_epsilon_finds_no_more_than_is_claimed_and_finds_an_error(
     bench = Bench(defense, releases=planned)
     far = torch.zeros(count, 2, 2)
     far[:, 0, 0] = 1e3
-    gen, scores = bench.gen(), []
-    for sign in (1, -1):
-        # `released_like` is what `on_send` sends, without the ledger that would refuse a forgotten release.
-        scores.append(sum(defense.released_like(sign * far, gen)[:, 0, 0] for _ in range(times)))
-    found = lower_bound(torch.as_tensor(scores[0]), torch.as_tensor(scores[1]), delta)
+    gen = bench.gen()
+
+    def score(sign: int) -> Tensor:
+        # `released_like` is what `on_send` sends, without the ledger, which would refuse a forgotten release.
+        sent = [defense.released_like(sign * far, gen) for _ in range(times)]
+        return torch.stack(sent).sum(0)[:, 0, 0]
+
+    found = lower_bound(score(1), score(-1), delta)
     if forgotten:
         assert found > 1.2
     else:

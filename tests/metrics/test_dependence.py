@@ -15,6 +15,7 @@ from torch import Tensor
 from splitguard import seeding
 from splitguard.errors import BadSetting
 from splitguard.metrics import dcor, linear_cka
+from splitguard.metrics.dependence import _distances
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 both = pytest.mark.parametrize("measure", [dcor, linear_cka])
@@ -135,6 +136,21 @@ def test_equal_rows_leave_the_gradient_finite(measure: Measure, dtype: torch.dty
     assert float(gradient.abs().max()) < 10
     doubled = z.detach().clone().requires_grad_()
     torch.testing.assert_close(measure(x, doubled), measure(x, z), atol=0, rtol=0)
+
+
+def test_what_rounding_leaves_between_equal_rows_is_exactly_zero() -> None:
+    """For four of these 56 batches the product leaves up to 2.5e-7 of the largest squared length (measured)."""
+    for n in (5, 8, 17, 33, 64, 65, 100):
+        for d in (3, 50, 784, 3072):
+            for offset in (0, 10):
+                z = normal(n, d, seed=n * d, dtype=torch.float32) + offset
+                z[n - 1], z[n // 2] = z[0], z[1]
+                distances = _distances(z)
+                assert (
+                    float(distances[0, n - 1]) == float(distances[1, n // 2]) == float(distances.diagonal().max()) == 0
+                )
+                exact = torch.cdist(z.double(), z.double(), compute_mode="donot_use_mm_for_euclid_dist").float()
+                torch.testing.assert_close(distances, exact, rtol=1e-4, atol=1e-4)
 
 
 def test_a_step_down_its_gradient_lowers_dcor() -> None:

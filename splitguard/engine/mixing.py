@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which layers make one row of a batch depend on the other rows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from splitguard.engine._nodes import fetch, take
+from splitguard.engine._stage import Stage, build
+from splitguard.engine._trace import trace
+from splitguard.engine.cost import example
+from splitguard.seeding import drawing
+
+__all__ = ["mixes_rows"]
+
+ROWS = 7  # unlike any dimension of common layers, so that rows are not taken for something else
+
+
+def mixes_rows(stage: nn.Module, input_shape: Sequence[int], *, training: bool = True) -> list[str]:
+    """The layers of ``stage`` that mix the rows of a batch, in network order; none for a stage that is per-sample.
+
+    Proved by trying: two batches that differ in one row (the first, then the last) go through a copy of the stage, step
+    by step and with the same draws. A step whose result differs in another row mixes; its result is then mended, so
+    that the steps after it are judged by themselves. BatchNorm that uses the statistics of the batch is
+    always named, whatever the trial says.
+
+    Args:
+        stage: a stage from `split`, or any network that torch.fx can follow.
+        input_shape: of one of its inputs, without the batch.
+        training: in train mode, as during training; else in eval mode, as deployed.
+
+    Raises:
+        BadCut: if torch.fx cannot follow it.
+    """
+    twin = copy.deepcopy(stage)
+    if not isinstance(twin, Stage):
+        twin = build(twin, trace(twin), [])[0]
+    twin.train(training)
+    found = {
+        number: node.meta["layer"]
+        for number, node in enumerate(twin.graph.nodes)
+        if node.op == "call_module" and _uses_batch_statistics(fetch(twin, str(node.target)))
+    }
+    for row in (0, ROWS - 1):
+        found |= _mixing(twin, input_shape, row)
+    return list(dict.fromkeys(name for _, name in sorted(found.items())))
+
+
+def _uses_batch_statistics(layer: nn.Module) -> bool:
+    return any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm) and (part.training or part.running_mean is None)
+        for part in layer.modules()
+    )
+
+
+def _mixing(stage: Stage, input_shape: Sequence[int], row: int) -> dict[int, str]:
+    """The steps through which ``row`` reaches other rows, by their number."""
+    here = example(stage, input_shape, rows=ROWS)
+    there = here.clone()
+    there[row] = 1 - here[row]
+    others = [r for r in range(ROWS) if r != row]
+    one: dict[fx.Node, Any] = {}
+    two: dict[fx.Node, Any] = {}
+    found: dict[int, str] = {}
+    with torch.no_grad():
+        for number, node in enumerate(stage.graph.nodes):
+            if node.op == "placeholder":
+                one[node], two[node] = here, there
+            elif node.op != "output":
+                for known in (one, two):
+                    args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
+                    with drawing(number):
+                        known[node] = take(node, stage, args, kwargs)
+                if _differ(one[node], two[node], others):
+                    found[number] = node.meta.get("layer") or str(node)
+                    two[node] = two[node].clone()
+                    two[node][others] = one[node][others]
+    return found
+
+
+def _differ(one: Any, two: Any, rows: list[int]) -> bool:
+    if not isinstance(one, Tensor) or one.ndim == 0 or one.shape[0] != ROWS or one.shape != two.shape:
+        return False
+    return not torch.equal(one[rows].nan_to_num(), two[rows].nan_to_num())
