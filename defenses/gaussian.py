@@ -16,7 +16,7 @@ from splitguard.api import DEFENSES, BadSetting, Context, Defense, Deployment, G
 from splitguard.building.rows_alone import adversary, clip_rows, label_clause, median_norm, row_norms, view_holes
 from splitguard.errors import Diverged, near_miss
 
-__all__ = ["Gaussian"]
+__all__ = ["Gaussian", "Protected"]
 
 Protected = Literal["training", "query"]
 PHASES: tuple[Protected, ...] = get_args(Protected)

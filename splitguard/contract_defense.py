@@ -8,25 +8,16 @@ import inspect
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, is_dataclass
+from dataclasses import is_dataclass
 from typing import Any
 
 from splitguard.api import DEFENSES, Defense
 from splitguard.engine.bench import Bench
-from splitguard.engine.promises import PROMISES, Broken, need, nothing_changes
+from splitguard.engine.promises import PROMISES, Broken, Check, need, nothing_changes
 from splitguard.errors import SplitguardError
 from splitguard.registry import settings_of
 
 __all__ = ["Check", "check_defense"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One promise of the contract: what it is called, whether it is kept, and what was found."""
-
-    name: str
-    passed: bool
-    detail: str
 
 
 def check_defense(name: str) -> list[Check]:
@@ -42,22 +33,27 @@ def check_defense(name: str) -> list[Check]:
         UnknownName: if there is no such defense.
     """
     DEFENSES.get(name)
+    first, *others = promises(name).items()
+    built = tried(*first)
+    return [built, *(tried(*other) for other in others)] if built.passed else [built]
+
+
+def promises(name: str) -> dict[str, Callable[[], str]]:
+    """Every promise, the first one first; each answers with what it found or raises."""
     make = functools.partial(DEFENSES.build, name)
-    first = _tried("builds with its defaults", lambda: builds(name))
-    if not first.passed:
-        return [first]
-    own: dict[str, Callable[[str], str]] = {
-        "is described": described,
-        "settings survive YAML": survive_yaml,
-        "does nothing at its null settings": nothing_at_null,
+    return {
+        "builds with its defaults": functools.partial(builds, name),
+        "is described": functools.partial(described, name),
+        "settings survive YAML": functools.partial(survive_yaml, name),
+        "does nothing at its null settings": functools.partial(nothing_at_null, name),
+        **{what: functools.partial(check, make) for what, check in PROMISES.items()},
     }
-    known = [_tried(what, functools.partial(check, name)) for what, check in own.items()]
-    return [first, *known, *(_tried(what, functools.partial(check, make)) for what, check in PROMISES.items())]
 
 
-def _tried(what: str, check: Callable[[], str]) -> Check:
+def tried(what: str, promise: Callable[[], str]) -> Check:
+    """The outcome of one promise, whatever the defense raises."""
     try:
-        return Check(what, True, check())
+        return Check(what, True, promise())
     except (Broken, SplitguardError) as error:
         return Check(what, False, str(error))
     except Exception as error:  # whatever else a plug-in raises is a finding too, not a failure of the contract

@@ -11,14 +11,15 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
 __all__ = ["derive", "drawing", "generator", "numpy_generator", "reseed"]
 
-_CURRENT: contextvars.ContextVar[int | None] = contextvars.ContextVar("splitguard_draws", default=None)
+Fork = tuple[int, tuple[torch.Generator, ...]]
+_CURRENT: contextvars.ContextVar[Fork | None] = contextvars.ContextVar("splitguard_draws", default=None)
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -44,19 +45,35 @@ def numpy_generator(seed: int, *names: str | int) -> np.random.Generator:
 
 @contextlib.contextmanager
 def drawing(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Runs a block in a fork of the global generators, seeded by ``seed``; they are restored afterwards."""
-    devices = [device] if device is not None and device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        token = _CURRENT.set(seed)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            _CURRENT.reset(token)
+    """Runs a block in a fork of the global generators, seeded by ``seed``; they are restored afterwards.
+
+    Args:
+        seed: where the fork starts; `reseed` within the block depends on it, too.
+        device: a cuda device whose generator is forked beside the CPU's.
+    """
+    forked = [torch.default_generator]
+    if device is not None and device.type == "cuda":
+        forked.append(torch.cuda.default_generators[device.index or 0])
+    states = [g.get_state() for g in forked]
+    token = _CURRENT.set((seed, tuple(forked)))
+    _start(forked, seed)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
+        for g, state in zip(forked, states, strict=True):
+            g.set_state(state)
 
 
 def reseed(layer: str) -> None:
     """Starts the stream of ``layer`` inside a `drawing` block; outside one it does nothing."""
-    seed = _CURRENT.get()
-    if seed is not None:
-        torch.manual_seed(derive(seed, layer))
+    current = _CURRENT.get()
+    if current is not None:
+        seed, forked = current
+        _start(forked, derive(seed, layer))
+
+
+def _start(generators: Sequence[torch.Generator], seed: int) -> None:
+    # torch.manual_seed would also queue a seed for every kind of device, which takes longer than a small layer.
+    for g in generators:
+        g.manual_seed(seed)

@@ -3,24 +3,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-import torch
-from torch import Tensor, nn
 
-from splitguard.api import DEFENSES, Alarm, Batch, Context, Defense, Deployment, Exchange, Guarantee
-from splitguard.contract_defense import check_defense
-from splitguard.defenses.gaussian import Gaussian
+from splitguard.api import DEFENSES
+from splitguard.contract_defense import check_defense, promises, tried
 from splitguard.errors import UnknownName
+from tests.defenses.broken import BREAKERS, Honest, NeedsSetting
 
 
 @pytest.mark.parametrize("name", list(DEFENSES))
 def test_every_registered_defense_passes(name: str) -> None:
-    broken = [f"{check.name}: {check.detail}" for check in check_defense(name) if not check.passed]
+    found = check_defense(name)
+    assert [check.name for check in found] == list(promises(name))
+    broken = [f"{check.name}: {check.detail}" for check in found if not check.passed]
     assert not broken, "\n".join(broken)
 
 
@@ -29,256 +26,24 @@ def test_an_unknown_name_is_answered_with_near_misses() -> None:
         check_defense("gausian")
 
 
-class NeedsSetting(Gaussian):
-    """Sends less.
-
-    Args:
-        share: of it, in 0..1.
-    """
-
-    def __init__(self, share: float) -> None:
-        self.share = share
-
-
-@dataclass
-class Undescribed(Defense):
-    """Does nothing.
-
-    Args:
-        told: is described; untold: is not.
-    """
-
-    told: int = 1
-    untold: int = 1
-    acts: ClassVar[str] = "labels"
-
-
-class NoDocstring(Gaussian):  # that is what is wrong with it
-    pass
-
-
-class NoDataclass(Defense):
-    """Has no settings and does not say so."""
-
-
-@dataclass
-class NoPlace(Defense):
-    """Says nowhere where it acts."""
-
-
-class NoVersion(Gaussian):
-    __doc__ = Gaussian.__doc__
-    version: ClassVar[int] = "2"  # type: ignore[assignment]  # that is what is wrong with it
-
-
-@dataclass
-class Forgetful(Defense):
-    """Has a setting that no file can hold.
-
-    Args:
-        net: a network.
-    """
-
-    net: Any = dataclasses.field(default_factory=lambda: nn.Linear(1, 1))
-    acts: ClassVar[str] = "labels"
-
-
-class Honest(Gaussian):
-    """What the broken ones are derived from, so that each is broken in one way."""
-
-    __doc__ = Gaussian.__doc__
-
-
-class NotNull(Honest):
-    null: ClassVar[Mapping[str, Any] | None] = {"sigma": 0.0, "clip": 0.5}
-
-
-class Flattens(Honest):
-    def mean_release(self, smashed: Tensor) -> Tensor:
-        return super().mean_release(smashed).flatten(1)
-
-
-class Narrows(Honest):
-    def on_send(self, smashed: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
-        return super().on_send(smashed, ctx, generator).float()
-
-
-class WritesIn(Honest):
-    def on_return(self, grad: Tensor, labels: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
-        return grad.mul_(0.5)
-
-
-class Overflows(Honest):
-    def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
-        return super().released_like(smashed, generator) / 0
-
-
-class DrawsGlobally(Honest):
-    def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
-        return super().released_like(smashed, generator) + 1e-9 * torch.randn(())
-
-
-class DrawsFromTheSystem(Honest):
-    def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
-        own = torch.Generator()
-        own.seed()
-        return super().released_like(smashed, own)
-
-
-class CutsTheGraph(Honest):
-    def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
-        return super().released_like(smashed, generator).detach()
-
-
-class SteepGradient(Honest):
-    def mean_release(self, smashed: Tensor) -> Tensor:
-        return super().mean_release(smashed) + 0 * (smashed - smashed).sqrt()
-
-
-class TellsTheWrongMean(Honest):
-    def mean_release(self, smashed: Tensor) -> Tensor:
-        return 0.5 * super().mean_release(smashed)
-
-
-class TellsTheWrongNoise(Honest):
-    def noise_std(self) -> float:
-        return 2 * super().noise_std()
-
-
-class ForgetsReleasedLike(Honest):
-    def on_send(self, smashed: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
-        return 0.5 * super().on_send(smashed, ctx, generator)
-
-
-class ClipsTheBatch(Honest):
-    def mean_release(self, smashed: Tensor) -> Tensor:
-        return smashed * (1 / smashed.norm().clamp(min=1))
-
-
-class NoState(Honest):
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        return
-
-
-class StateOfObjects(Honest):
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "self": self}
-
-
-class VectorPenalty(Honest):
-    def penalty(self, batch: Batch, smashed: Tensor, generator: torch.Generator) -> Tensor | None:
-        return smashed.flatten(1).norm(dim=1)
-
-
-class RootPenalty(Honest):
-    def penalty(self, batch: Batch, smashed: Tensor, generator: torch.Generator) -> Tensor | None:
-        return (smashed - smashed[:1]).square().sum().sqrt() if len(smashed) > 1 else None  # equal rows: root of 0
-
-
-class NeedsLabels(Honest):
-    def penalty(self, batch: Batch, smashed: Tensor, generator: torch.Generator) -> Tensor | None:
-        return (smashed.mean() * batch.labels).sum()  # type: ignore[operator]  # labels may be None
-
-
-class ShoutsAlarm(Honest):
-    def alarm(self, exchange: Exchange) -> Alarm | None:
-        return Alarm(7.0)
-
-
-class Misplaces(Honest):
-    def place(self, cuts: tuple[str, ...], legal: Any) -> tuple[str, ...]:
-        return cuts if cuts[0] == "conv1" else ("nowhere",)
-
-
-class NoClip(Honest):
-    def mean_release(self, smashed: Tensor) -> Tensor:
-        return smashed
-
-    def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(smashed.shape, generator=generator, dtype=smashed.dtype)
-        return smashed + self.noise_std() * noise
-
-
-class ClipsTheLastAxis(NoClip):
-    def mean_release(self, smashed: Tensor) -> Tensor:
-        clip = self._bound[0]
-        return smashed * (clip / smashed.norm(dim=-1, keepdim=True).clamp(min=clip))
-
-    def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
-        return super().released_like(self.mean_release(smashed), generator)
-
-
-class HalfTheSensitivity(Honest):
-    def privacy(self) -> tuple[Guarantee, ...]:
-        return tuple(dataclasses.replace(g, sensitivity=(g.sensitivity or 0) / 2) for g in super().privacy())
-
-
-class ForgetsT(Honest):
-    def bind(self, deployment: Deployment) -> None:
-        super().bind(deployment)
-        self._ledger = None
-
-
-class ClaimsTheView(Honest):
-    def privacy(self) -> tuple[Guarantee, ...]:
-        return tuple(dataclasses.replace(g, epsilon=g.epsilon_rows) for g in super().privacy())
-
-
-class ClaimsTheMixedView(Honest):
-    def bind(self, deployment: Deployment) -> None:
-        super().bind(dataclasses.replace(deployment, mixing=()))
-
-
-class GuaranteesAndMixes(Honest):
-    per_sample: ClassVar[bool] = False
-
-
-BREAKERS: list[tuple[type, str, str]] = [
-    (NeedsSetting, "builds with its defaults", "share"),
-    (NoDataclass, "builds with its defaults", "needs @dataclass"),
-    (Undescribed, "is described", "leaves out untold"),
-    (NoDocstring, "is described", "needs a docstring"),
-    (NoPlace, "is described", "acts must say where"),
-    (NoVersion, "is described", "whole number from 1; got '2'"),
-    (Forgetful, "settings survive YAML", "not JSON serializable"),
-    (NotNull, "does nothing at its null settings", "on_send changes what it is given"),
-    (Flattens, "keeps shapes and leaves its input alone", r"mean_release makes torch.float32 (8, 144) of"),
-    (Narrows, "keeps shapes and leaves its input alone", "on_send makes torch.float32"),
-    (WritesIn, "keeps shapes and leaves its input alone", "writes into what it is given"),
-    (Overflows, "keeps shapes and leaves its input alone", "not finite"),
-    (DrawsGlobally, "draws from the generator alone", "global generator was used"),
-    (DrawsFromTheSystem, "draws from the generator alone", "two results"),
-    (CutsTheGraph, "can be differentiated", "cuts the graph"),
-    (SteepGradient, "can be differentiated", "the gradient through mean_release is not finite"),
-    (TellsTheWrongMean, "is what attackers are told", "off mean_release"),
-    (TellsTheWrongNoise, "is what attackers are told", "noise_std"),
-    (ForgetsReleasedLike, "is what attackers are told", "off mean_release"),
-    (ClipsTheBatch, "keeps rows apart if it says so", "changes with other rows"),
-    (NoState, "resumes to the same bits", "call bind"),
-    (StateOfObjects, "resumes to the same bits", "UnpicklingError"),
-    (VectorPenalty, "adds finite numbers", "a differentiable scalar"),
-    (RootPenalty, "adds finite numbers", "not finite"),
-    (NeedsLabels, "adds finite numbers", "TypeError"),
-    (ShoutsAlarm, "adds finite numbers", "score lies in 0..1"),
-    (Misplaces, "goes from legal cut to legal cut", "no legal cut"),
-    (NoClip, "proves what it guarantees", "a row moved by"),
-    (ClipsTheLastAxis, "proves what it guarantees", "a row moved by"),
-    (HalfTheSensitivity, "proves what it guarantees", "a row moved by"),
-    (ForgetsT, "proves what it guarantees", "got 6 releases and T=3"),
-    (ClaimsTheView, "proves what it guarantees", "no epsilon covers the whole view"),
-    (ClaimsTheMixedView, "proves what it guarantees", "a layer mixes rows"),
-    (GuaranteesAndMixes, "proves what it guarantees", "needs per_sample"),
-]
-
-
 @pytest.mark.parametrize(("cls", "promise", "told"), BREAKERS, ids=[cls.__name__ for cls, *_ in BREAKERS])
 def test_a_broken_promise_is_caught(monkeypatch: pytest.MonkeyPatch, cls: Any, promise: str, told: str) -> None:
     monkeypatch.setitem(DEFENSES._found, "planted", cls)
-    [found] = [check for check in check_defense("planted") if check.name == promise]
+    found = tried(promise, promises("planted")[promise])
     assert not found.passed, found
     assert told in found.detail
+
+
+def test_every_promise_has_somebody_who_breaks_it() -> None:
+    assert {promise for _, promise, _ in BREAKERS} == set(promises("none"))
 
 
 def test_an_honest_relative_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DEFENSES._found, "planted", Honest)
     assert [check for check in check_defense("planted") if not check.passed] == []
+
+
+def test_what_does_not_build_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(DEFENSES._found, "planted", NeedsSetting)
+    [found] = check_defense("planted")
+    assert (found.name, found.passed) == ("builds with its defaults", False)

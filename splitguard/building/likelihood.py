@@ -30,9 +30,9 @@ class JointLikelihood:
         misfit_n(x) = sum over t and d of  (m(f_t(x))_d - z_td)^2 / v_d,     v = noise + slack signal
 
     with f_t the head that made release t and m the part of the defense without its noise. That is -2 log likelihood up
-    to a constant where the noise is Gaussian. ``noise`` is its variance, known or estimated from fresh draws;
-    ``signal`` is the variance of the activation over auxiliary rows, so that ``slack`` is the relative error allowed where
-    there is no noise. Releases of one victim by one head are averaged beforehand, which loses nothing: T releases of a
+    to a constant where the noise is Gaussian. ``noise`` is its variance, known or estimated from fresh draws, and
+    ``signal`` the variance of the activation over auxiliary rows: ``slack`` is the relative error allowed without noise.
+    Releases of one victim by one head are averaged beforehand, which loses nothing: T releases of a
     frozen head cost what one does.
 
     An attacker that is not adaptive takes the last release alone, as if there were no defense.

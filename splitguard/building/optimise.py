@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from splitguard.errors import BadSetting, Diverged
 
 __all__ = ["Optimum", "optimise_inputs"]
 
+Scale = Callable[[Tensor], Tensor]
 #: Armijo's share of the expected decrease that a step must bring, and what a refused step is multiplied by.
 SUFFICIENT, SHRINK = 1e-4, 0.3
 #: The first step moves no coordinate by more than this share of the range.
@@ -45,7 +47,7 @@ def optimise_inputs(
     steps: int,
     low: float = 0.0,
     high: float = 1.0,
-    scale: Callable[[Tensor], Tensor] | None = None,
+    scale: Scale | None = None,
     memory: int = 30,
     tolerance: float = 1e-3,
 ) -> Optimum:
@@ -103,7 +105,7 @@ def optimise_inputs(
         if bool(due.any()):
             free = ~(((x <= low) & (g > 0)) | ((x >= high) & (g < 0)))
             fresh = -pairs.solve(g * free, scaled) * free
-            uphill = (fresh * g).sum(1) >= 0
+            uphill = _dot(fresh, g) >= 0
             fresh = torch.where(uphill[:, None], -g * free, fresh)
             careful = FIRST * (high - low) / fresh.abs().amax(1).clamp(min=torch.finfo(f.dtype).tiny)
             direction = torch.where(due[:, None], fresh, direction)
@@ -111,13 +113,14 @@ def optimise_inputs(
         trial = (x + length[:, None] * direction).clamp(low, high)
         f_trial, g_trial = evaluate(trial)
         step = trial - x
-        taken = f_trial <= f + SUFFICIENT * (g * step).sum(1)  # False for NaN, which shortens the step
+        taken = f_trial <= f + SUFFICIENT * _dot(g, step)  # False for NaN, which shortens the step
         pairs.add(step, g_trial - g, taken, scaled)
         x, g = torch.where(taken[:, None], trial, x), torch.where(taken[:, None], g_trial, g)
         f = torch.where(taken, f_trial, f)
         length = torch.where(taken, length, SHRINK * length)
         hopeless = ~taken & (length < 1e-6)
-        pairs.forget(hopeless)
+        if bool(hopeless.any()):
+            pairs.forget(hopeless)
         due = taken | hopeless
         path.append(float(f.mean()))
     return Optimum(x.view(shape), f, len(path), _at_rest(path, GAIN))
@@ -130,49 +133,44 @@ def _at_rest(path: list[float], tolerance: float) -> bool:
 
 
 class _Pairs:
-    """The latest steps and changes of gradient of each row, in a ring of its own."""
+    """The latest steps and changes of gradient of all rows; a row that took no step then has weight 0 in that pair."""
 
     def __init__(self, x: Tensor, memory: int) -> None:
-        self.steps = x.new_zeros(memory, *x.shape)
-        self.changes = torch.zeros_like(self.steps)
-        self.inverse = x.new_zeros(
-            memory, len(x)
-        )  # 1 / <step, change>; 0 marks an empty place, which then has no effect
+        self.kept: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=memory)
         self.size = x.new_ones(len(x))
-        self.next = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        self.row = torch.arange(len(x), device=x.device)
-
-    @property
-    def empty(self) -> Tensor:
-        """(N,): rows that have no pair yet."""
-        return (self.inverse == 0).all(0)
+        self.empty = torch.ones_like(self.size, dtype=torch.bool)
 
     def forget(self, rows: Tensor) -> None:
-        """Empties the rings of the rows in a mask."""
-        self.inverse[:, rows] = 0
+        """Drops what was learned of the rows in a mask."""
+        for _, _, weight in self.kept:
+            weight[rows] = 0
+        self.empty = self.empty | rows
 
-    def add(self, step: Tensor, change: Tensor, taken: Tensor, scaled: Callable[[Tensor], Tensor]) -> None:
-        """Stores the pairs of rows that took a step along which the curvature is positive."""
-        along, length = (step * change).sum(1), (change * scaled(change)).sum(1)
-        kept = taken & (along > 1e-10 * length) & (length > 0)
-        at, row = self.next[kept], self.row[kept]
-        self.steps[at, row], self.changes[at, row] = step[kept], change[kept]
-        self.inverse[at, row] = 1 / along[kept]
-        self.size[row] = (along / length)[kept]
-        self.next[row] = (at + 1) % len(self.steps)
+    def add(self, step: Tensor, change: Tensor, taken: Tensor, scaled: Scale) -> None:
+        """Keeps the pairs of rows that took a step along which the curvature is positive."""
+        along, length = _dot(step, change), _dot(change, scaled(change))
+        good = taken & (along > 1e-10 * length) & (length > 0)
+        if bool(good.any()):
+            # Zeroed too, because a weight of 0 does not silence the NaN of a refused step.
+            self.kept.append(
+                (step * good[:, None], torch.where(good[:, None], change, 0), torch.where(good, 1 / along, 0))
+            )
+            self.size = torch.where(good, along / length, self.size)
+            self.empty = self.empty & ~good
 
-    def solve(self, gradient: Tensor, scaled: Callable[[Tensor], Tensor]) -> Tensor:
+    def solve(self, gradient: Tensor, scaled: Scale) -> Tensor:
         """(N, P): the approximate inverse Hessian times ``gradient``, by the two-loop recursion."""
-        places = [(self.next - k) % len(self.steps) for k in range(1, len(self.steps) + 1)]
-        used = [p for p in places if bool((self.inverse[p, self.row] != 0).any())]
-        parts = []
-        out = gradient
-        for place in used:
-            part = self.inverse[place, self.row] * (self.steps[place, self.row] * out).sum(1)
-            out = out - part[:, None] * self.changes[place, self.row]
-            parts.append(part)
+        out, parts = gradient.clone(), []
+        for step, change, weight in reversed(self.kept):
+            parts.append(weight * _dot(step, out))
+            out.addcmul_(parts[-1][:, None], change, value=-1)
         out = self.size[:, None] * scaled(out)
-        for place, part in zip(reversed(used), reversed(parts), strict=True):
-            back = self.inverse[place, self.row] * (self.changes[place, self.row] * out).sum(1)
-            out = out + (part - back)[:, None] * self.steps[place, self.row]
+        for (step, change, weight), part in zip(self.kept, reversed(parts), strict=True):
+            out.addcmul_((part - weight * _dot(change, out))[:, None], step)
         return out
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """(N,): the inner product of each row."""
+    out: Tensor = torch.linalg.vecdot(a, b)
+    return out

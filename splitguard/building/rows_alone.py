@@ -24,7 +24,8 @@ _LABELS = {
 
 def row_norms(rows: Tensor) -> Tensor:
     """(N,): the L2 norm of each row of (N, ...) over all its coordinates, in float32 or wider."""
-    return torch.linalg.vector_norm(_wide(rows).flatten(1), dim=1)
+    norms: Tensor = torch.linalg.vector_norm(_wide(rows).flatten(1), dim=1)
+    return norms
 
 
 def clip_rows(rows: Tensor, clip: float) -> Tensor:
@@ -53,8 +54,9 @@ def median_norm(deployment: Deployment) -> float:
     """
     device = next((p.device for p in deployment.head.parameters()), torch.device("cpu"))
     with torch.no_grad():
-        chunks = [c for c in deployment.aux.inputs.split(CHUNK) if len(c)]
-        norms = [row_norms(deployment.head(chunk.to(device))).double().cpu() for chunk in chunks]
+        inputs = deployment.aux.inputs
+        chunks = [inputs[start : start + CHUNK].to(device) for start in range(0, len(inputs), CHUNK)]
+        norms = [row_norms(deployment.head(chunk)).double().cpu() for chunk in chunks]
     median = float(torch.cat(norms).quantile(0.5)) if norms else math.nan
     if not 0 < median < math.inf:
         raise BadSetting(

@@ -106,7 +106,7 @@ class Network:
                     f"Legal cuts: {', '.join(legal)}."
                 )
         if name not in train.names and name not in evaluate.names:
-            if any(name == path for path, _ in self.root.named_modules()):
+            if name and any(name == path for path, _ in self.root.named_modules()):
                 return BadCut(f"cannot cut at {name!r}: the network never calls it. Legal cuts: {', '.join(legal)}.")
             return UnknownName(near_miss(name, legal, what="layer"))
         return BadCut(f"cannot cut at {name!r}: {self._why(name)}. {self._near(name)}")
@@ -133,11 +133,15 @@ class Network:
         beside = sorted(trace_.between(node, trace_.result).values, key=trace_.order.__getitem__)
         if not beside:
             return "what it hands over is not one tensor"
-        listed = " and ".join(self._called(n, mode) for n in beside)
-        return f"beside it, {listed} is used later on, and would have to cross as well"
+        listed = " and ".join(dict.fromkeys(self._called(n, mode) for n in beside))
+        return f"beside it, {listed} would have to cross, to be used later on"
 
     def _called(self, node: fx.Node, mode: bool) -> str:
         trace_ = self.traces[mode]
+        if node in trace_.numbers:
+            while node in trace_.numbers:
+                node = node.all_input_nodes[0]
+            return f"a size of {self._called(node, mode)}"
         if node is trace_.source:
             return "the input"
         names = [n for n, known in trace_.names.items() if known is node]

@@ -32,10 +32,14 @@ class Program:
     def __init__(self, graph: fx.Graph) -> None:
         self.graph = graph
         code = graph.python_code("self")
+        source = code.src
+        for layer in {str(n.target) for n in graph.nodes if n.op == "call_module"}:
+            slow, fast = _reaching(layer)
+            source = source.replace(f"= {slow}(", f"= {fast}(")
         file = f"<splitguard stage {next(_COUNT)}>"
-        linecache.cache[file] = (len(code.src), None, code.src.splitlines(keepends=True), file)  # for tracebacks
+        linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)  # for tracebacks
         scope: dict[str, Any] = dict(code.globals)
-        exec(compile(code.src, file, "exec"), scope)
+        exec(compile(source, file, "exec"), scope)
         self.run = scope["forward"]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
@@ -43,6 +47,15 @@ class Program:
 
     def __reduce__(self) -> tuple[type[Program], tuple[fx.Graph]]:
         return Program, (self.graph,)
+
+
+def _reaching(path: str) -> tuple[str, str]:
+    """How torch.fx writes a layer, by attributes that `nn.Module` is slow to find; and how it is reached at once."""
+    slow = fast = "self"
+    for name in path.split("."):
+        slow = f"{slow}.{name}" if name.isidentifier() else f'getattr({slow}, "{name}")'
+        fast = f'{fast}._modules["{name}"]'
+    return slow, fast
 
 
 class Stage(nn.Module):

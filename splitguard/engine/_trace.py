@@ -28,6 +28,7 @@ class Trace:
         opaque: layers that cannot be traced through, and why; they are one step each.
         order: the place of every step in the program.
         source, result: the first and the last step.
+        numbers: steps whose result is a number, or several.
         counts: steps whose result depends on the input's batch size alone.
         state: the parameters and buffers that each step uses, with their names.
         effects: steps whose result nobody uses, taken for what they do beside it.
@@ -41,7 +42,8 @@ class Trace:
         self.constants = {k: v for k, v in vars(root).items() if k not in before and isinstance(v, Tensor)}
         self.opaque = tracer.opaque
         self.order = {node: place for place, node in enumerate(self.graph.nodes)}
-        self._see_through_overwriting(root, tracer.numbers)
+        self.numbers = tracer.numbers
+        self._see_through_overwriting(root)
         self.source, *_, last = self.graph.nodes
         returned = last.args[0]
         if not isinstance(returned, fx.Node):
@@ -58,11 +60,11 @@ class Trace:
         self.gates = self._find_gates()
         self.gate_set = set(self.gates)
 
-    def _see_through_overwriting(self, root: nn.Module, numbers: set[fx.Node]) -> None:
+    def _see_through_overwriting(self, root: nn.Module) -> None:
         """Makes later uses of what a step overwrites uses of that step, so that the graph tells all there is."""
         for node in list(self.graph.nodes):
             inputs = node.all_input_nodes
-            if inputs and node not in numbers and overwrites(node, root):
+            if inputs and node not in self.numbers and overwrites(node, root):
                 place = self.order[node]
                 inputs[0].replace_all_uses_with(node, delete_user_cb=lambda user, at=place: self.order[user] > at)
 
@@ -110,14 +112,18 @@ class Trace:
             if node is start or node in span.steps or node in span.values or node in span.sizes:
                 continue
             asked = count_source(node)
-            if node in self.live and self.order[node] <= self.order[start]:
-                span.values.add(node)
-            elif asked is not None and asked in self.live and self.order[asked] < self.order[start]:
+            if asked is not None and self._before(asked, start):
                 span.sizes.add(node)
+            elif self._before(node, start) or (asks_shape(node) and self._before(node.all_input_nodes[0], start)):
+                span.values.add(node)
             else:
                 span.steps.add(node)
                 todo += node.all_input_nodes
         return span
+
+    def _before(self, node: fx.Node, start: fx.Node) -> bool:
+        """Whether a value that depends on the input is made before ``start``."""
+        return node in self.live and self.order[node] < self.order[start]
 
 
 @dataclass

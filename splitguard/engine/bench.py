@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from splitguard.data.rows import Rows
-from splitguard.engine.cut import cut_shapes, legal_cuts, split
+from splitguard.engine.cut import Cut, cut_shapes, legal_cuts, split
 from splitguard.engine.defense import Batch, Context, Defense, Deployment
 from splitguard.engine.threat import Labels, Mode
 from splitguard.engine.wire import Phase
@@ -18,7 +19,26 @@ from splitguard.seeding import derive, drawing, generator
 
 __all__ = ["Bench", "Tried"]
 
-ROWS, CLASSES, SIDE = 8, 3, 6
+ROWS, CLASSES, SHAPE = 8, 3, (1, 6, 6)
+
+
+def _network() -> nn.Module:
+    with drawing(derive(0, "bench")):
+        return nn.Sequential(
+            OrderedDict(
+                conv1=nn.Conv2d(1, 4, 3, padding=1),
+                relu1=nn.ReLU(),
+                conv2=nn.Conv2d(4, 2, 3, padding=1),
+                relu2=nn.ReLU(),
+                flatten=nn.Flatten(),
+                fc=nn.Linear(72, CLASSES),
+            )
+        )
+
+
+@functools.cache
+def _legal() -> tuple[Cut, ...]:
+    return tuple(legal_cuts(_network(), SHAPE))
 
 
 class Tried(NamedTuple):
@@ -59,30 +79,17 @@ class Bench:
         bind: bool = True,
     ) -> None:
         self.defense = defense
-        shape = (1, SIDE, SIDE)
-        with drawing(derive(0, "bench")):
-            module = nn.Sequential(
-                OrderedDict(
-                    conv1=nn.Conv2d(1, 4, 3, padding=1),
-                    relu1=nn.ReLU(),
-                    conv2=nn.Conv2d(4, 2, 3, padding=1),
-                    relu2=nn.ReLU(),
-                    flatten=nn.Flatten(),
-                    fc=nn.Linear(2 * SIDE * SIDE, CLASSES),
-                )
-            )
-        ended = ("conv1", "flatten") if labels is Labels.CLIENT else ("conv1",)
-        self.legal = tuple(legal_cuts(module, shape))
-        cuts = defense.place(ended, self.legal)
-        self.network = defense.wrap(split(module, cuts), self.gen(0))
+        self.legal = _legal()
+        cuts = defense.place(("conv1", "flatten") if labels is Labels.CLIENT else ("conv1",), self.legal)
+        self.network = defense.wrap(split(_network(), cuts), self.gen(0))
         rows = [self._rows(part) for part in range(2)]
         self.batch = Batch(rows[0].inputs, rows[0].ids, rows[0].labels)
         self.deployment = Deployment(
             mode=mode or (Mode.U_SHAPED if labels is Labels.CLIENT else Mode.VANILLA),
             labels=labels,
             cuts=cuts,
-            input_shape=shape,
-            cut_shapes=tuple(cut_shapes(self.network, shape)),
+            input_shape=SHAPE,
+            cut_shapes=tuple(cut_shapes(self.network, SHAPE)),
             classes=CLASSES,
             batch_size=ROWS,
             epochs=releases,
@@ -101,7 +108,7 @@ class Bench:
     def _rows(self, part: int) -> Rows:
         gen = self.gen(100 + part)
         ids = torch.arange(part * ROWS, (part + 1) * ROWS)
-        return Rows(torch.rand(ROWS, 1, SIDE, SIDE, generator=gen), ids % CLASSES, ids)
+        return Rows(torch.rand(ROWS, *SHAPE, generator=gen), ids % CLASSES, ids)
 
     def gen(self, stream: int = 1) -> torch.Generator:
         """A fresh generator; the same one for the same ``stream``."""

@@ -8,6 +8,7 @@ import io
 import math
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,10 +18,19 @@ from splitguard.engine.defense import Batch, Defense
 from splitguard.engine.wire import Exchange, Phase
 from splitguard.errors import BadCut, BadSetting, NotSupported, ReleaseRefused
 
-__all__ = ["PROMISES", "Broken", "need", "nothing_changes"]
+__all__ = ["PROMISES", "Broken", "Check", "need", "nothing_changes"]
 
 #: Makes a fresh defense, the same one each time.
 Make = Callable[[], Defense]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One promise of the contract: what it is called, whether it is kept, and what was found."""
+
+    name: str
+    passed: bool
+    detail: str
 
 
 class Broken(Exception):

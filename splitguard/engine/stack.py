@@ -173,7 +173,7 @@ class Stack(Defense):
         """
         if len(self.defenses) == 1:
             return self.defenses[0].privacy()
-        stated = []
+        stated: list[Guarantee] = []
         for i, part in enumerate(self.defenses):
             others = [p for j, p in enumerate(self.defenses) if j != i and _sends(p)]
             stated.extend(_beside(guarantee, others) for guarantee in part.privacy())

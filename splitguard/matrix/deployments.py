@@ -124,10 +124,17 @@ class Networks:
         defense: Sequence[Plugin],
     ) -> Spot:
         """Where this deployment is cut; a combination that does not exist is a refusal, not an error."""
+        if mode is Mode.CENTRALIZED:  # one deployment, whatever cuts and label owners are crossed with it
+            return Spot(Labels.SENT, (), (), "centralized training has no cut to defend" if defense else None)
         module, _ = self.module(model, task)
         try:
             placed = resolve(
-                module, task.shape, mode=mode, cut=cut, labels=owner, defense=build_defense([d.spec for d in defense])
+                module,
+                task.shape,
+                mode=mode,
+                cut=cut,
+                labels=owner,
+                defense=build_defense([d.spec for d in defense] or "none"),
             )
         except (BadCut, NotSupported) as error:
             asked = tuple(cut.split("..")) if cut else ()

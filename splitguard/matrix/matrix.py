@@ -44,6 +44,7 @@ class Matrix:
         file = validate(value, source)
         self.title = file.title
         self.demonstration = file.demonstration
+        self._source = source
         self.cells, self._networks = resolve_file(file, source)
 
     @classmethod
@@ -118,6 +119,8 @@ class Matrix:
     def _as_dict(self, around: Mapping[str, Any]) -> dict[str, Any]:
         """Content of matrix.json."""
         return {
+            "file": self._source.file,
+            "source": self._source.text,
             "title": self.title,
             "demonstration": self.demonstration,
             "key_version": KEY_VERSION,

@@ -37,11 +37,13 @@ class Source:
 
     Attributes:
         file: the name of the file; None for a matrix made from a mapping.
+        text: the file as it was written; None likewise.
         lines: for every place that exists, its line counted from 1; None where there is no file.
     """
 
     file: str | None = None
     lines: Mapping[Place, int | None] = field(default_factory=dict)
+    text: str | None = None
 
     def where(self, place: Place, *, under: Place = ()) -> str:
         """The place for people, as in ``"faces.yaml, line 7, defense[1].gaussian.epsilon"``.
@@ -118,7 +120,7 @@ def read_yaml(path: Path) -> tuple[Any, Source]:
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         at = f", line {mark.line + 1}" if mark is not None else ""
         raise MatrixError([f"{path.name}{at}: not valid YAML: {what}"]) from None
-    return value, Source(path.name, reader.lines)
+    return value, Source(path.name, reader.lines, text)
 
 
 class _Reader:

@@ -147,7 +147,7 @@ def described(cell: Cell) -> dict[str, Value]:
         "labels": cell.labels,
         "clients": int(cell.data["clients"]),
         "partition": _named(partition),
-        "cut": "..".join(cell.cuts),
+        "cut": "..".join(cell.cuts) or None,
         "defense": cell.defended(),
         "attack": str(cell.attack),
         "goal": cell.goal,

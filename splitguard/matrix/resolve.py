@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -163,27 +164,39 @@ def _entries(name: str, values: list[Any] | None) -> Iterator[tuple[Place, Any]]
 
 
 def _named_in(message: str, entry: Any) -> Place:
-    """The keys of ``entry`` that lead to the setting an error message quotes."""
-    if not isinstance(entry, Mapping):
-        return ()
-    for key, value in entry.items():
-        deeper = _named_in(message, value)
-        if deeper or repr(key) in message:
-            return (key, *deeper)
+    """The keys of ``entry`` that lead to the setting, or the value, that an error message quotes or else mentions."""
+    places = list(_places(entry))
+    words = set(re.findall(r"[\w-]+", message))
+    rules: tuple[Callable[[Place, Any], bool], ...] = (
+        lambda place, value: repr(place[-1]) in message,
+        lambda place, value: isinstance(value, str) and repr(value) in message,
+        lambda place, value: place[-1] in words,
+    )
+    for speaks_of in rules:
+        found = [place for place, value in places if speaks_of(place, value)]
+        if found:
+            return max(found, key=len)
     return ()
+
+
+def _places(entry: Any) -> Iterator[tuple[Place, Any]]:
+    """Every key inside ``entry``, with the value under it."""
+    for key, value in entry.items() if isinstance(entry, Mapping) else ():
+        yield (key,), value
+        yield from (((key, *place), inner) for place, inner in _places(value))
 
 
 def _modes(entry: Any) -> Iterator[tuple[Mode, Labels | None]]:
     name, settings = parse_spec(entry, what="mode")
     if name not in tuple(Mode):
-        raise BadSetting(near_miss(name, tuple(Mode), what="mode"))
+        raise BadSetting(near_miss(name, [m.value for m in Mode], what="mode"))
     for key in settings:
         if key != "labels":
             raise BadSetting(near_miss(key, ("labels",), what=f"setting of the mode {name!r}:"))
     for point in combinations(settings):
         owner = point.get("labels")
         if owner is not None and owner not in tuple(Labels):
-            raise BadSetting(near_miss(str(owner), tuple(Labels), what="'labels' owner"))
+            raise BadSetting(near_miss(str(owner), [o.value for o in Labels], what="'labels' owner"))
         yield Mode(name), None if owner is None else Labels(owner)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from splitguard.api import ATTACKS, Attack, ClientAttack, OnlineAttack, Profile, ServerAttack, build_defense
+from splitguard.api import ATTACKS, Attack, ClientAttack, Defense, OnlineAttack, Profile, ServerAttack, build_defense
 from splitguard.data import Data, load
 from splitguard.engine.session import Session
 from splitguard.engine.threat import Labels, Mode
@@ -97,7 +97,7 @@ class SessionJob:
             mode=Mode(self.cell.mode),
             cut=self.cell.cuts,
             labels=Labels(self.cell.labels),
-            defense=build_defense([d.spec for d in self.cell.acting]),
+            defense=_defense(self.cell),
             training=Training.parse(self.cell.training),
             seed=self.cell.seed,
             active=seated if isinstance(seated, ServerAttack | ClientAttack) else None,
@@ -144,7 +144,7 @@ class AttackJob:
             store.session(self.cell.session_key()),
             module=_module(self.cell),
             data=_data(self.cell),
-            defense=build_defense([d.spec for d in self.cell.acting]),
+            defense=_defense(self.cell),
         )
 
 
@@ -197,6 +197,10 @@ def _attack(cell: Cell) -> Attack:
     return ATTACKS.build(cell.attack.spec)
 
 
+def _defense(cell: Cell) -> Defense:
+    return build_defense([d.spec for d in cell.acting] or "none")
+
+
 def _module(cell: Cell) -> nn.Module:
     data = _data(cell)
     return make_model(cell.model, input_shape=data.input_shape, classes=data.classes, seed=cell.seed)
@@ -206,7 +210,7 @@ def _data(cell: Cell) -> Data:
     return _drawn(canonical({k: v for k, v in cell.data.items() if k != "digest"}), cell.seed)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=3)
 def _drawn(spec: str, seed: int) -> Data:
     """Data sets are read once a worker, not once a job; nothing writes to them."""
     return load(json.loads(spec), seed=seed)

@@ -40,7 +40,7 @@ class ImageScore(_Score):
         reid_pixel: share of guesses nearest to their own victim in the gallery, by pixels; ties count in parts.
         reid_lpips: the same by LPIPS.
         reid: the larger of the two rates: the worst case over two attackers who each stick to one distance for all
-            victims (never the better one image by image). Under chance it lies a little above `chance`.
+            victims (never the better one image by image). By luck alone it lies a little above `chance`.
         chance: 1 / images in the gallery.
         mismatched: mean SSIM of the same guesses with other victims, the second null.
         ssim_window: side of the SSIM window in pixels, under 11 for small images.

@@ -35,8 +35,8 @@ def dcor(x: Tensor, z: Tensor) -> Tensor:
     distances and no root: that is `linear_cka`, which sees linear dependence only.
     """
     _check(x, z)
-    a, b = (_centred(_distances(rows.flatten(1))) for rows in (x, z))
-    return _root(_cosine(a, b))
+    a, b = (_centred(_distances(_wide(rows))) for rows in (x, z))
+    return _root(_cosine(a, b)).to(x.dtype)
 
 
 def linear_cka(x: Tensor, z: Tensor) -> Tensor:
@@ -58,8 +58,8 @@ def linear_cka(x: Tensor, z: Tensor) -> Tensor:
     Source: Kornblith, Norouzi, Lee, Hinton, Similarity of neural network representations revisited, ICML 2019.
     """
     _check(x, z)
-    a, b = (_less_mean(rows.flatten(1)) for rows in (x, z))
-    return _cosine(a @ a.T, b @ b.T)
+    a, b = (_less_mean(_wide(rows)) for rows in (x, z))
+    return _cosine(a @ a.T, b @ b.T).to(x.dtype)
 
 
 def _check(x: Tensor, z: Tensor) -> None:
@@ -70,6 +70,15 @@ def _check(x: Tensor, z: Tensor) -> None:
         )
     if not (x.is_floating_point() and x.dtype == z.dtype):
         raise BadSetting(f"both sets must have one floating point dtype; got {x.dtype} and {z.dtype}")
+
+
+def _wide(rows: Tensor) -> Tensor:
+    """(N, D) in float64: in float32 the product in `_distances` is off by .0005 of the largest length at near rows.
+
+    Apple's GPUs have no float64 and keep float32.
+    """
+    rows = rows.flatten(1)
+    return rows.float() if rows.device.type == "mps" else rows.double()
 
 
 def _less_mean(rows: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def psnr(guess: Tensor, truth: Tensor) -> Tensor:
 
     Returns:
         (N,) float64 in dB, in [0, `PSNR_CEILING`]; larger is closer. Identical images would be infinite and a mean
-        with them too: from an MSE of 1e-10 down the value is 100 dB, which no 8-bit image tells from identity.
+        with them too: from an MSE of 1e-10 down the value is 100 dB.
 
     Raises:
         BadSetting: as `mse`.

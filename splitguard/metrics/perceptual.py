@@ -39,7 +39,7 @@ def lpips(guess: Tensor, truth: Tensor) -> Tensor:
         truth: the same shape and range, on the same device.
 
     Returns:
-        (N,) float32, not negative; 0 is identical, unrelated photographs are near 0.7.
+        (N,) float32, not negative; 0 is identical.
 
     Raises:
         BadSetting: for shapes that differ, values outside [0, 1], or NaN.

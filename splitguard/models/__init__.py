@@ -164,7 +164,10 @@ def _from_factory(place: str, settings: dict[str, Any], input_shape: tuple[int, 
             f"no model factory at {place!r}: {error}. Write 'module:function'; the module must be importable, for "
             "example by installing it or by naming its folder in PYTHONPATH."
         ) from error
-    takes = inspect.signature(make).parameters
+    try:
+        takes = inspect.signature(make).parameters
+    except (TypeError, ValueError) as error:
+        raise BadSetting(f"the model factory {place} cannot be asked what it takes: {error}") from error
     open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
     for key in settings:
         if key not in takes and not open_ended:

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 from splitguard.compat import torchvision
-from splitguard.errors import BadSetting
+from splitguard.errors import BadSetting, UnknownName, near_miss
 from splitguard.models import image_shape
 from splitguard.models._normalise import IMAGENET, Normalise
 
@@ -49,6 +50,7 @@ def vision(name: str, settings: Mapping[str, Any], input_shape: tuple[int, ...],
 
     Raises:
         BadSetting: if the builder refuses a setting, or there are neither one nor three channels.
+        UnknownName: for a setting that the builder would ignore; with near misses.
     """
     name = name.removeprefix(PREFIX)
     channels, height, width = image_shape(name, input_shape, least=1)
@@ -61,9 +63,21 @@ def vision(name: str, settings: Mapping[str, Any], input_shape: tuple[int, ...],
         raise BadSetting(
             f"torchvision cannot build {name} for inputs of shape {input_shape} and settings {dict(settings)}: {error}"
         ) from error
+    _check_settings(name, settings, type(module))
     module.__class__ = type(f"Normalised{type(module).__name__}", (_Inside, type(module)), {})
     module.add_module("normalise", Normalise(*IMAGENET))
     return module
+
+
+def _check_settings(name: str, settings: Mapping[str, Any], network: type[nn.Module]) -> None:
+    """Refuses what the builder would pass over in silence: some of torchvision's networks ignore unknown arguments."""
+    known: set[str] = set()
+    for maker in (torchvision().models.get_model_builder(name), network.__init__):
+        known |= {p.name for p in inspect.signature(maker).parameters.values() if p.kind is not p.VAR_KEYWORD}
+    known -= {"self", "weights", "progress", "num_classes"}
+    for key in settings:
+        if key not in known:
+            raise UnknownName(near_miss(key, known, what=f"setting of torchvision's {name}:"))
 
 
 def _fitting(name: str, height: int, width: int) -> dict[str, Any]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run says, to people: one self-contained page, tables, and figures for notebooks. Reads records, runs nothing."""
+"""What a run says to people: one self-contained page, tables, figures for notebooks. It reads records, runs nothing."""
 
 from __future__ import annotations
 

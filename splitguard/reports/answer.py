@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The answer in words: which defended deployment leaks clearly less and is still usable, what it costs, or that none is."""
+"""The answer in words: which defended deployment leaks clearly less and is usable, at what cost; or that none is."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def answer(everyone: Sequence[Deployment]) -> Answer:
     best = min(clear, key=lambda c: (c.worst.value, -(c.deployment.accuracy or 0)))
     d = best.deployment
     return Answer(
-        f"#{d.number}, {d.name}, leaks least among the deployments that are defended, usable and clearly better than the "
-        "same network undefended.",
+        f"Deployment #{d.number} ({d.name}) leaks least of those that are defended, usable and clearly less leaky than "
+        "the same network undefended.",
         (_less(best), _cost(d), _labels(d), *_rivals(best, everyone)),
         d,
     )
@@ -92,7 +92,7 @@ def _by_seed(deployment: Deployment, worst: Worst) -> dict[int, float]:
     out = {}
     for record in deployment.finished(Goal.INPUTS):
         value = _reported(record)
-        if value is not None and str(record.cell.attack) == worst.attack and record.phase == worst.phase:
+        if value is not None and deployment.attack_of(record) == worst.attack and record.phase == worst.phase:
             out[record.cell.seed] = value
     return out
 
@@ -129,12 +129,8 @@ def _cost(d: Deployment) -> str:
     drop = d.number_of("accuracy_drop")
     if drop is None:
         return f"Its test accuracy is {percent(d.accuracy)}; what that costs against its undefended twin is not known."
-    if drop <= 0:
-        return f"That costs no accuracy here: {percent(d.accuracy)}, against {percent((d.accuracy or 0) + drop)} undefended."
-    return (
-        f"That costs {points(drop)} points of test accuracy: {percent(d.accuracy)}, against "
-        f"{percent((d.accuracy or 0) + drop)} undefended."
-    )
+    price = f"{points(drop)} points of test accuracy" if drop > 0 else "no accuracy here"
+    return f"That costs {price}: {percent(d.accuracy)}, against {percent((d.accuracy or 0) + drop)} undefended."
 
 
 def _labels(d: Deployment) -> str:
@@ -166,8 +162,8 @@ def _rivals(best: Comparison, everyone: Sequence[Deployment]) -> list[str]:
     if others:
         leak = "measures" if len(others) == 1 else "measure"
         said.append(
-            f"{numbers(d.number for d in others)} {leak} less, but by a weak attack, without a clear difference, or without "
-            "an undefended twin to compare with."
+            f"{numbers(d.number for d in others)} {leak} less, but by a weak attack, without a clear difference, or "
+            "without an undefended twin to compare with."
         )
     return said
 
@@ -207,4 +203,5 @@ def _undefended(everyone: Sequence[Deployment]) -> str:
 
 
 def _with(worst: Worst) -> str:
-    return f"{decimal(worst.value)} {bracket(worst.low, worst.high)}".rstrip()
+    least = "" if worst.supported else "at least "
+    return f"{least}{decimal(worst.value)} {bracket(worst.low, worst.high)}".rstrip()

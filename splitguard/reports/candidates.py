@@ -55,7 +55,7 @@ def matches(everyone: Sequence[Deployment]) -> list[Match]:
         for record in deployment.finished(Goal.CANDIDATES):
             if record.values.get("choice_accuracy") is not None and record.values.get("n"):
                 chance = float(record.values.get("chance") or record.values.get("blind") or 0)
-                groups[str(record.cell.attack), record.phase, chance].append(record)
+                groups[deployment.attack_of(record), record.phase, chance].append(record)
         out += [_match(deployment, *key, records) for key, records in groups.items()]
     return out
 

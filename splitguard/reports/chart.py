@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 __all__ = ["NEUTRAL", "PALETTE", "SYMBOLS", "Axis", "Chart", "Mark", "Series", "colours", "nice_ticks"]
 
 #: Each has a contrast of at least 3:1 on white and on the dark page; neighbours differ for colour-blind readers too.
-PALETTE = ("#3579d0", "#d06a10", "#1a936f", "#b655b0", "#c98a00", "#5f6fd9", "#d1495b", "#0f93a8", "#8a7036")
+PALETTE = ("#3579d0", "#d06a10", "#1a936f", "#b655b0", "#c08400", "#5f6fd9", "#d1495b", "#0f93a8", "#8a7036")
 #: For what is not defended, and for lines that are no data.
 NEUTRAL = "#78818c"
 #: Marker shapes that both renderers know.
@@ -25,6 +25,7 @@ class Mark:
         x: a number, or the position of a category.
         y: a number; what is missing has no mark.
         label: a short text beside it.
+        beside: where that stands, as Plotly says it; `dodge.spread` chooses.
         hover: lines that explain it.
         x_low, x_high, y_low, y_high: ends of the intervals, each pair given or None.
     """
@@ -32,6 +33,7 @@ class Mark:
     x: float
     y: float
     label: str = ""
+    beside: str = "top right"
     hover: tuple[str, ...] = ()
     x_low: float | None = None
     x_high: float | None = None
@@ -81,13 +83,10 @@ class Axis:
         """Where it is labelled, and with what."""
         if self.categories:
             return [(float(i), name) for i, name in enumerate(self.categories)]
-        values = nice_ticks(self.low, self.high)
-        step = values[1] - values[0] if len(values) > 1 else 1.0
-        if self.percent:
-            digits = 0 if step >= 0.0099 else 1
-            return [(v, f"{100 * v:.{digits}f} %") for v in values]
+        values, scale = nice_ticks(self.low, self.high), 100 if self.percent else 1
+        step = scale * (values[1] - values[0]) if len(values) > 1 else 1.0
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
-        return [(v, f"{v + 0.0:.{digits}f}") for v in values]
+        return [(v, f"{scale * v + 0.0:.{digits}f}" + (" %" if self.percent else "")) for v in values]
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,7 @@ class Chart:
         x, y: its axes.
         series: drawn in this order.
         alt: what a reader who cannot see it must know, in a sentence.
+        note: what it cannot show.
     """
 
     name: str
@@ -108,10 +108,11 @@ class Chart:
     y: Axis
     series: tuple[Series, ...] = field(default=())
     alt: str = ""
+    note: str = ""
 
 
 def nice_ticks(low: float, high: float, *, wanted: int = 6) -> list[float]:
-    """Multiples of 1, 2, 2.5 or 5 times a power of ten within the range, about as many as wanted.
+    """Multiples of 1, 2 or 5 times a power of ten within the range, about as many as wanted.
 
     >>> nice_ticks(0, 1)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -120,14 +121,14 @@ def nice_ticks(low: float, high: float, *, wanted: int = 6) -> list[float]:
         return [low]
     rough = (high - low) / max(wanted - 1, 1)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= 0.75 * rough)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(i * step, 12) for i in range(first, last + 1)]
 
 
-def colours(names: Iterable[Hashable], *, neutral: Sequence[Hashable] = ()) -> dict[Hashable, str]:
+def colours(names: Iterable[str], *, neutral: Sequence[str] = ()) -> dict[str, str]:
     """A colour for each name, in order of appearance; the palette starts again where it ends."""
-    out: dict[Hashable, str] = dict.fromkeys(neutral, NEUTRAL)
+    out = dict.fromkeys(neutral, NEUTRAL)
     for name in names:
         if name not in out:
             out[name] = PALETTE[(len(out) - len(neutral)) % len(PALETTE)]

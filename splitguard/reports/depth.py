@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from splitguard.api import Goal
 from splitguard.matrix import Record
 from splitguard.metrics.stats import t_interval
 from splitguard.reports.chart import Axis, Chart, Mark, Series, colours
-from splitguard.reports.facts import Deployment, deployments, weak
+from splitguard.reports.facts import Deployment, weak
+from splitguard.reports.gather import SEPARATOR, UNDEFENDED, deployments
 from splitguard.reports.live import figure
 from splitguard.reports.words import bracket, decimal, plural, scaled, victims_of
 
@@ -40,21 +41,25 @@ def depth_charts(all_of_them: Sequence[Deployment]) -> list[Chart]:
     for deployment in all_of_them:
         if deployment.split and not deployment.defended:
             groups[_setting(deployment)].append(deployment)
-    charts = []
+    paint = colours(
+        d.attack_of(r) for d in all_of_them for r in d.finished() if r.cell.goal in (Goal.INPUTS, Goal.LABELS)
+    )
+    charts: list[Chart] = []
     for goal, title in GOALS:
         for setting, found in groups.items():
             cuts = sorted(found, key=lambda d: (d.number_of("client_flops") or 0, d.number))
-            chart = _chart(goal, f"{title}: {setting}", cuts, len(charts)) if len(cuts) > 1 else None
+            chart = _chart(goal, f"{title}: {setting}", cuts, f"depth{len(charts)}", paint) if len(cuts) > 1 else None
             charts += [chart] if chart is not None else []
     return charts
 
 
 def _setting(deployment: Deployment) -> str:
     """Its name without the cut."""
-    return deployment.name.replace(f", cut {deployment.cut}", "", 1).replace(", undefended", "", 1)
+    parts = [part for part in deployment.name.split(SEPARATOR) if part not in (deployment.cut, UNDEFENDED)]
+    return SEPARATOR.join(parts)
 
 
-def _chart(goal: Goal, title: str, cuts: Sequence[Deployment], number: int) -> Chart | None:
+def _chart(goal: Goal, title: str, cuts: Sequence[Deployment], name: str, paint: Mapping[str, str]) -> Chart | None:
     marks: dict[tuple[str, str], dict[int, Mark]] = defaultdict(dict)
     for position, deployment in enumerate(cuts):
         for look, records in _by_attack(deployment, goal):
@@ -63,7 +68,6 @@ def _chart(goal: Goal, title: str, cuts: Sequence[Deployment], number: int) -> C
                 marks[look][position] = mark
     if not any(marks.values()):
         return None
-    paint = colours(attack for attack, _ in marks)
     series = [
         Series(
             name=attack if phase == "training" else f"{attack}, {victims_of(phase)}",
@@ -81,7 +85,7 @@ def _chart(goal: Goal, title: str, cuts: Sequence[Deployment], number: int) -> C
     )
     names = tuple(f"{d.cut}\n{scaled(d.number_of('client_flops'))} FLOPs" for d in cuts)
     return Chart(
-        name=f"depth{number}",
+        name=name,
         title=title,
         x=Axis("cut, and FLOPs of the client for one row", -0.4, len(cuts) - 0.6, categories=names),
         y=Axis("leakage (lower is better)", *LEAKAGE),
@@ -93,7 +97,7 @@ def _chart(goal: Goal, title: str, cuts: Sequence[Deployment], number: int) -> C
 def _by_attack(deployment: Deployment, goal: Goal) -> Iterator[tuple[tuple[str, str], list[Record]]]:
     groups: dict[tuple[str, str], list[Record]] = defaultdict(list)
     for record in deployment.finished(goal):
-        groups[str(record.cell.attack), record.phase].append(record)
+        groups[deployment.attack_of(record), record.phase].append(record)
     yield from groups.items()
 
 
@@ -107,7 +111,7 @@ def _mark(position: int, deployment: Deployment, records: Sequence[Record]) -> M
     over = plural(len(values), "seed") if interval else "victims, 1 seed"
     first = records[0]
     lines = [
-        f"{first.cell.attack}, {victims_of(first.phase)}",
+        f"{deployment.attack_of(first)}, {victims_of(first.phase)}",
         f"cut {deployment.cut}: leakage {decimal(mean)} {bracket(low, high)} over {over}",
         f"client {scaled(deployment.number_of('client_params'))} parameters, "
         f"{scaled(deployment.number_of('client_flops'))} FLOPs a row",

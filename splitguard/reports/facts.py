@@ -1,23 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The deployments of a run folder as the reports speak of them: numbered, named, with the worst of their attacks."""
+"""A deployment as the reports speak of it: numbered, named, with the worst of the attacks on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from splitguard.api import Goal, Mode
+from splitguard.api import Mode
 from splitguard.matrix import Cell, Record
-from splitguard.matrix.record import described
 
-if TYPE_CHECKING:
-    from splitguard.matrix import Results
-
-__all__ = ["Deployment", "Worst", "deployments", "training_differences", "weak"]
-
-#: What names a deployment where it differs between deployments, beside mode, cut and defense.
-CONTEXT = ("dataset", "model", "clients", "partition")
+__all__ = ["Deployment", "Worst", "weak"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +20,7 @@ class Worst:
 
     Attributes:
         value: leakage, or a rate of re-identification.
-        low, high: its interval; None where there is none.
+        low, high: its interval, within what is possible; None where there is none.
         attack: which one.
         phase: on which victims.
         seeds: how many stand behind the value.
@@ -54,6 +48,7 @@ class Deployment:
         records: all of them.
         missing: its cells and phases that have not been run.
         twin: the key of the same deployment without any defense.
+        attacks: a short name for each attack: without its settings, where that is no other attack's too.
     """
 
     number: int
@@ -63,6 +58,7 @@ class Deployment:
     records: tuple[Record, ...]
     missing: tuple[tuple[Cell, str], ...]
     twin: str
+    attacks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -125,13 +121,17 @@ class Deployment:
         of_it = [r for r in self.finished() if str(r.cell.attack) == attack and r.phase == phase]
         return Worst(
             value=value,
-            low=self.number_of(f"{name}_low"),
-            high=self.number_of(f"{name}_high"),
-            attack=attack,
+            low=_within(self.number_of(f"{name}_low"), least=0.0 if name == "worst_reid" else -math.inf),
+            high=_within(self.number_of(f"{name}_high")),
+            attack=self.attacks.get(attack, attack),
             phase=phase,
             seeds=int(self.row[f"{name}_seeds"]),
             supported=not any(weak(r) for r in of_it),
         )
+
+    def attack_of(self, record: Record) -> str:
+        """The short name of the attack."""
+        return self.attacks.get(str(record.cell.attack), str(record.cell.attack))
 
     def finished(self, goal: str | None = None) -> list[Record]:
         """Records that are ok, of one goal or of all."""
@@ -155,67 +155,11 @@ class Deployment:
         return list(dict.fromkeys(said))
 
 
+def _within(end: float | None, least: float = -math.inf) -> float | None:
+    """The end of an interval, where Student's t knows nothing of the limits of a share."""
+    return None if end is None else min(max(end, least), 1.0)
+
+
 def weak(record: Record) -> bool:
     """Whether the attack lost to the truth in its own objective."""
     return record.values.get("weak") is True
-
-
-def deployments(results: Results) -> list[Deployment]:
-    """All deployments of the matrix, in its order, those that have not been run included."""
-    groups: dict[str, tuple[list[Record], list[tuple[Cell, str]]]] = {}
-    cells: dict[str, Cell] = {}
-    for value in results.matrix["cells"]:
-        cell = Cell.from_json(value)
-        cells.setdefault(cell.deployment_key(), cell)
-        groups.setdefault(cell.deployment_key(), ([], []))
-    for record in results.records:
-        groups[record.cell.deployment_key()][0].append(record)
-    for cell, phase in results.missing:
-        groups[cell.deployment_key()][1].append((cell, phase))
-    rows = {str(row["deployment"]): row for row in _plain(results)}
-    names = _names(list(cells.values()))
-    return [
-        Deployment(
-            number=number,
-            cell=cell,
-            name=names[key],
-            row=rows.get(key, {}),
-            records=tuple(groups[key][0]),
-            missing=tuple(groups[key][1]),
-            twin=cell.twin().deployment_key(),
-        )
-        for number, (key, cell) in enumerate(cells.items(), start=1)
-    ]
-
-
-def training_differences(cells: Sequence[Cell]) -> list[str]:
-    """Training settings that differ between cells, apart from whether the head is frozen, which counts as a defense."""
-    names = dict.fromkeys(name for cell in cells for name in cell.training if name not in ("head", "pretrain_epochs"))
-    return [name for name in names if len({str(cell.training.get(name)) for cell in cells}) > 1]
-
-
-def _plain(results: Results) -> Iterator[dict[str, Any]]:
-    """The rows of the summary with None for what is missing."""
-    import pandas as pd
-
-    for row in results.summary.to_dict("records"):
-        yield {str(k): None if pd.isna(v) else v for k, v in row.items()}
-
-
-def _names(cells: Sequence[Cell]) -> dict[str, str]:
-    """A name for each deployment key: mode, cut and defense, then what else differs."""
-    shown = [described(cell) for cell in cells]
-    differ = [name for name in CONTEXT if len({row[name] for row in shown}) > 1]
-    trained = training_differences(cells)
-    out = {}
-    for cell, row in zip(cells, shown, strict=True):
-        plain = Deployment(0, cell, "", {}, (), (), "")
-        parts = [plain.mode, *([f"cut {plain.cut}"] if plain.cut else []), "undefended" if not plain.defended else plain.defense]
-        parts += [f"{row[name]} clients" if name == "clients" else str(row[name]) for name in differ]
-        parts += [f"{name}={cell.training.get(name)}" for name in trained]
-        if len({other.profile for other in cells}) > 1:
-            parts.append(f"against {cell.profile}")
-        if len({other.adaptive for other in cells}) > 1:
-            parts.append("adaptive attacks" if cell.adaptive else "static attacks")
-        out[cell.deployment_key()] = ", ".join(parts)
-    return out

@@ -23,7 +23,7 @@ class Gap:
     """What shares one reason.
 
     Attributes:
-        what: attacks, or a goal.
+        what: attacks, a deployment or a goal.
         reason: why.
         where: numbers of the deployments.
         count: how many records; None where deployments are counted.
@@ -45,15 +45,18 @@ class Group:
         title: the kind.
         meaning: what it means for a reader, in a sentence.
         gaps: of that kind, the most frequent first.
-        total: records, or deployments.
-        unit: what is counted.
+        total: how many records, deployments, or pairs of deployment and goal.
     """
 
     title: str
     meaning: str
     gaps: tuple[Gap, ...]
     total: int
-    unit: str
+
+    @property
+    def counted(self) -> bool:
+        """Whether its gaps count records."""
+        return all(gap.count is not None for gap in self.gaps)
 
 
 def gaps(everyone: Sequence[Deployment]) -> list[Group]:
@@ -62,8 +65,8 @@ def gaps(everyone: Sequence[Deployment]) -> list[Group]:
         _records("Failed", "The attack or its training broke; the next run tries again.", everyone, _failed),
         _records("Weak", "The attack's own loss is lower at the truth than at its guess (ratio below 0.9): it did not "
                  "optimise well enough, and its low leakage supports no claim of privacy.", everyone, _weak),
-        _records("Not converged", "The attack was still gaining when its steps ended; more steps may leak more.", everyone,
-                 _restless),
+        _records("Not converged", "The attack was still gaining when its steps ended; more may leak with more steps.",
+                 everyone, _restless),
         _unusable(everyone),
         _not_evaluated(everyone),
         _records("Refused", "The combination makes no sense or lies outside the adversary considered. Refusals are no "
@@ -105,26 +108,32 @@ def _incomplete(record: Record) -> tuple[str, str] | None:
 
 
 def _records(title: str, meaning: str, everyone: Sequence[Deployment], why: Why) -> Group:
-    """Records for which ``why`` has a reason, one gap a reason and attack."""
-    groups: dict[tuple[str, str], list[tuple[int, str]]] = defaultdict(list)
+    """Records for which ``why`` has a reason, one gap a reason."""
+    groups: dict[str, list[tuple[str, int, str]]] = defaultdict(list)
     for deployment in everyone:
         for record in deployment.records:
             found = why(record)
             if found is not None:
-                groups[str(record.cell.attack), found[0]].append((deployment.number, found[1]))
+                groups[found[0]].append((deployment.attack_of(record), deployment.number, found[1]))
     out = [
-        Gap(attack, reason, numbers(n for n, _ in members), len(members), next((d for _, d in members if d), ""))
-        for (attack, reason), members in groups.items()
+        Gap(
+            what=", ".join(dict.fromkeys(attack for attack, _, _ in members)),
+            reason=reason,
+            where=numbers(number for _, number, _ in members),
+            count=len(members),
+            detail=next((detail for _, _, detail in members if detail), ""),
+        )
+        for reason, members in groups.items()
     ]
     out.sort(key=lambda gap: -(gap.count or 0))
-    return Group(title, meaning, tuple(out), sum(gap.count or 0 for gap in out), "record")
+    return Group(title, meaning, tuple(out), sum(gap.count or 0 for gap in out))
 
 
 def _unusable(everyone: Sequence[Deployment]) -> Group:
     found = [d for d in everyone if d.usable is False]
     out = tuple(Gap(d.name, f"accuracy {percent(d.accuracy)}{_chance(d)}", f"#{d.number}", None) for d in found)
     meaning = "Accuracy below chance + 5 points: whatever it protects, nobody would deploy it. Outlined in the charts."
-    return Group("Unusable", meaning, out, len(out), "deployment")
+    return Group("Unusable", meaning, out, len(out))
 
 
 def _chance(deployment: Deployment) -> str:
@@ -138,7 +147,7 @@ def _not_evaluated(everyone: Sequence[Deployment]) -> Group:
         groups[goal.value, deployment.why_not(goal)].append(deployment.number)
     out = tuple(Gap(f"leakage of {goal}", why, numbers(where), None) for (goal, why), where in groups.items())
     meaning = "No finished attack after this goal, so nothing is known; that is not a leakage of 0."
-    return Group("Not evaluated", meaning, out, sum(map(len, groups.values())), "deployment and goal")
+    return Group("Not evaluated", meaning, out, sum(map(len, groups.values())))
 
 
 def _unknown(everyone: Sequence[Deployment]) -> Iterator[tuple[Deployment, Goal]]:
@@ -147,10 +156,8 @@ def _unknown(everyone: Sequence[Deployment]) -> Iterator[tuple[Deployment, Goal]
 
 
 def _not_run(everyone: Sequence[Deployment]) -> Group:
-    groups: dict[str, list[int]] = defaultdict(list)
-    for deployment in everyone:
-        for cell, _ in deployment.missing:
-            groups[str(cell.attack)].append(deployment.number)
-    out = tuple(Gap(attack, "no record yet", numbers(where), len(where)) for attack, where in groups.items())
+    found = [(d, cell) for d in everyone for cell, _ in d.missing]
     meaning = "The run was stopped or limited; running the same command again goes on."
-    return Group("Not run yet", meaning, out, sum(gap.count or 0 for gap in out), "record")
+    attacks = ", ".join(dict.fromkeys(d.attacks.get(str(cell.attack), str(cell.attack)) for d, cell in found))
+    gap = Gap(attacks, "no record yet", numbers(d.number for d, _ in found), len(found))
+    return Group("Not run yet", meaning, (gap,) if found else (), len(found))

@@ -72,7 +72,7 @@ def _layout(charts: Sequence[Chart], legend: bool) -> dict[str, Any]:
 def _axis(axis: Axis) -> dict[str, Any]:
     ticks = axis.ticks()
     return {
-        "title": {"text": _text(axis.title), "standoff": 8},
+        "title": {"text": _text(axis.title), "standoff": 8, "font": {"size": 13}},
         "range": [axis.low, axis.high],
         "tickmode": "array",
         "tickvals": [value for value, _ in ticks],
@@ -100,7 +100,7 @@ def _trace(series: Series, chart: Chart) -> dict[str, Any]:
         "hoverinfo": "text" if any(m.hover for m in marks) else "skip",
         "hovertext": ["<br>".join(map(_text, m.hover)) for m in marks],
         "text": [_text(m.label) for m in marks],
-        "textposition": "top right",
+        "textposition": [m.beside for m in marks],
         "textfont": {"size": 11},
     }
     if series.line is not None:

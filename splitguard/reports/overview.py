@@ -21,14 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["AttackRow", "Overview", "overview"]
 
 KNOWS = {
-    Profile.BLACK_BOX: "what crosses the wire in its part of the protocol, the shapes, samples of its own from the same "
-    "kind of data, and a few labelled rows",
-    Profile.ARCHITECTURE: "the architecture of the clients' layers",
-    Profile.QUERY: "answers to queries through the clients' layers",
-    Profile.HEAD_KNOWN: "the weights of the clients' layers at every step (a colluding client, a leaked app, or the fed "
-    "server, which is taken to collude with the server)",
-    Profile.ACTIVE: "and it may deviate from the protocol",
+    Profile.BLACK_BOX: "has samples of its own from the same kind of data and a few labelled rows",
+    Profile.ARCHITECTURE: "knows the architecture of the clients' layers",
+    Profile.QUERY: "can send queries through them",
+    Profile.HEAD_KNOWN: "knows their weights (from a colluding client, a leaked app, or the fed server, which is taken "
+    "to collude with the server)",
+    Profile.ACTIVE: "may deviate from the protocol",
 }
+LABELS = {"dirty": "changed since that commit"}
+PARTS = {"train": "training", "test": "test", "aux": "auxiliary"}
 VERSIONS = ("splitguard", "commit", "dirty")
 
 
@@ -79,7 +80,7 @@ def overview(results: Results, everyone: Sequence[Deployment]) -> Overview:
         facts=tuple(_facts(results, cells, everyone)),
         adversaries=tuple(_adversaries(cells)),
         attacks=tuple(_attacks(cells)),
-        versions=tuple((name, _said(value)) for name, value in around.items() if value is not None),
+        versions=tuple((LABELS.get(name, name), _said(value)) for name, value in around.items() if value is not None),
         others=tuple(_others(results, around)),
         source=source if isinstance(source, str) else None,
         resolved=_resolved(cells),
@@ -103,27 +104,24 @@ def _facts(results: Results, cells: Sequence[Cell], everyone: Sequence[Deploymen
     ran += f"; {count(weak)} of the finished ones weak" if weak else ""
     ran += f"; {count(len(results.missing))} not run yet" if results.missing else ""
     return [
-        ("Data", "; ".join(_unique(_data(cell.data) for cell in cells))),
+        ("Data", "; ".join(_unique(map(_data, cells)))),
         ("Model", "; ".join(_unique(_model(cell.model) for cell in cells))),
-        ("Modes", joined(_unique(d.mode for d in everyone))),
-        ("Cuts", joined(_unique(d.cut for d in everyone if d.cut)) or "none"),
+        ("Modes", "; ".join(_unique(d.mode for d in everyone))),
+        ("Cuts", ", ".join(_unique(d.cut for d in everyone if d.cut)) or "none"),
         ("Defenses", "; ".join(_unique(d.defense for d in everyone))),
-        ("Training", "; ".join(_unique(_training(cell.training) for cell in cells))),
+        ("Training", _training(cells)),
         ("Seeds", joined([str(s) for s in sorted({cell.seed for cell in cells})])),
         ("Records", f"{ran} (one record: one attack on one deployment, one seed, member or query victims)"),
     ]
 
 
-def _data(data: Mapping[str, Any]) -> str:
-    row = {name: data.get(name) for name in ("train", "test", "aux")}
-    victims = data.get("victims") or {}
-    partition = data.get("partition")
-    dealt = partition if isinstance(partition, str) else json.dumps(partition).strip("{}").replace('"', "")
-    sizes = ", ".join(f"{count(n)} {name}" for name, n in row.items() if n is not None)
-    whom = ", ".join(f"{n} {kind}" for kind, n in victims.items())
+def _data(cell: Cell) -> str:
+    data, shown = cell.data, described(cell)
+    sizes = ", ".join(f"{count(data[part])} {what}" for part, what in PARTS.items() if data.get(part) is not None)
+    whom = " and ".join(f"{count(n)} {kind}" for kind, n in (data.get("victims") or {}).items())
     return (
-        f"{data['name']}, {sizes} rows, victims: {whom}; {plural(int(data['clients']), 'client')}, partition {dealt}, "
-        f"digest {data.get('digest', MISSING)}"
+        f"{shown['dataset']}: {sizes} rows; {whom} victims; {plural(cell.data['clients'], 'client')}, "
+        f"partition {shown['partition']}; digest {data.get('digest', MISSING)}"
     )
 
 
@@ -133,9 +131,13 @@ def _model(model: Mapping[str, Any]) -> str:
     return f"{name} ({_settings(rest)})" if rest else name
 
 
-def _training(training: Mapping[str, Any]) -> str:
-    quiet = ("device", "checkpoint_every", "context_epoch", "evaluate")
-    return _settings({k: v for k, v in training.items() if v is not None and k not in quiet})
+def _training(cells: Sequence[Cell]) -> str:
+    """Each setting with all the values that occur; those that change no number, and those not given, are left out."""
+    names = [
+        name for name in cells[0].training if name not in ("device", "checkpoint_every", "context_epoch", "evaluate")
+    ]
+    values = {name: _unique(_said(cell.training.get(name)) for cell in cells) for name in names}
+    return ", ".join(f"{name} {joined(said, last='or')}" for name, said in values.items() if said != [MISSING])
 
 
 def _adversaries(cells: Sequence[Cell]) -> list[tuple[str, str]]:
@@ -146,10 +148,15 @@ def _adversaries(cells: Sequence[Cell]) -> list[tuple[str, str]]:
         aware = (
             "Attacks are adaptive: they know the defense and its settings, not its random draws."
             if adaptive
-            else "Attacks are static: they ignore what they know of the defense, as much of the literature does; that is too "
-            "weak for a sign-off."
+            else "Attacks are static: they ignore what they know of the defense, as much of the literature does; that "
+            "is too weak for a sign-off."
         )
-        out.append((f"{text}{'' if adaptive else ', static'}", f"It knows {knows}. {aware}"))
+        out.append(
+            (
+                f"{text}{'' if adaptive else ', static'}",
+                f"Beside what crosses the wire in its part of the protocol, it {knows}. {aware}",
+            )
+        )
     return out
 
 
@@ -213,6 +220,8 @@ def _settings(settings: Mapping[str, Any]) -> str:
 def _said(value: Any) -> str:
     if value is None:
         return MISSING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, Mapping):
         return "{" + _settings(value) + "}"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -10,23 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splitguard.reports.answer import Answer, answer
+from splitguard.reports.answer import answer
 from splitguard.reports.candidates import Match, matches
 from splitguard.reports.chart import NEUTRAL, Chart, Series
 from splitguard.reports.depth import depth_charts
-from splitguard.reports.facts import Deployment, deployments
+from splitguard.reports.facts import Deployment
 from splitguard.reports.gaps import gaps
+from splitguard.reports.gather import comparable, deployments
 from splitguard.reports.live import figure
 from splitguard.reports.overview import overview
 from splitguard.reports.pictures import SHOWN, strips
-from splitguard.reports.plots import PANELS, defense_colours, mode_symbols, tradeoff
+from splitguard.reports.plots import FRONT, Look, tradeoffs
 from splitguard.reports.still import gauge, svg, swatch
 from splitguard.reports.tables import COLUMNS
 from splitguard.reports.words import bracket, decimal, numbers, percent, plural, victims_of
 
 if TYPE_CHECKING:
-    from markupsafe import Markup
-
     from splitguard.matrix import Results
 
 __all__ = ["render", "write_report"]
@@ -56,81 +55,74 @@ def render(results: Results) -> str:
     from markupsafe import Markup
 
     everyone = deployments(results)
-    said = answer(everyone)
+    said = {dataset: answer(group) for dataset, group in comparable(everyone).items()}
     run = overview(results, everyone)
-    panels = [(tradeoff(everyone, *panel), _undrawn(everyone, panel[1])) for panel in PANELS]
-    depth = [(chart, "") for chart in depth_charts(everyone)]
-    shown = [_panel(chart, note) for chart, note in (*panels, *depth)]
-    drawn = any(chart.series for chart, _ in (*panels, *depth))
-    scripts = [_plotly()] if drawn else []
+    look = Look.of(everyone)
+    panels, depth = tradeoffs(everyone, look), depth_charts(everyone)
+    scripts = [_plotly()] if any(chart.series for chart in (*panels, *depth)) else []
     scripts.append((TEMPLATES / "page.js").read_text(encoding="utf-8"))
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     return environment.get_template("page.html").render(
         policy=_policy(scripts),
         scripts=[Markup(script) for script in scripts],
         style=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-        version=_version(),
         title=results.title or "What leaks, and what protection costs",
         demonstration=results.demonstration,
         folder=results.folder.name,
         file=results.matrix.get("file") or "matrix.yaml",
         run=run,
-        answer=said,
+        answers=list(said.items()),
         deployments=everyone,
         columns=COLUMNS,
-        charts=shown,
-        tradeoff=shown[: len(panels)],
-        depth=shown[len(panels) :],
-        phases=any(series.hollow for chart, _ in depth for series in chart.series),
-        legend=_legend(everyone, [chart for chart, _ in depth]),
-        starred=any(mark.label.endswith("*") for chart, _ in panels for s in chart.series for mark in s.marks),
+        tradeoff=[_panel(chart) for chart in panels],
+        depth=[_panel(chart) for chart in depth],
+        phases=any(series.hollow for chart in depth for series in chart.series),
+        legend=_legend(everyone, look, depth),
+        front=any(series.name == FRONT for chart in panels for series in chart.series),
+        hollow=any(series.hollow for chart in panels for series in chart.series),
+        starred=any(mark.label.endswith("*") for chart in panels for s in chart.series for mark in s.marks),
         intervals=_intervals(everyone),
         shown=SHOWN,
-        galleries=_galleries(results, everyone, said),
-        matches=[_matched(match) for match in matches(everyone)],
+        galleries=_galleries(results, everyone, [a.best for a in said.values() if a.best is not None]),
+        matches=_matched(everyone),
         guarantees=_guarantees(everyone),
         unguaranteed=numbers(d.number for d in everyone if not d.sentences()),
         gaps=gaps(everyone),
     )
 
 
-def _panel(chart: Chart, note: str) -> dict[str, Any]:
+def _panel(chart: Chart) -> dict[str, Any]:
     """One chart for the template: as SVG, and as what Plotly draws."""
     from markupsafe import Markup
 
     return {
         "name": chart.name,
         "title": chart.title,
-        "note": note,
+        "note": chart.note,
+        "empty": not chart.series,
         "still": Markup(svg(chart)),
         "figure": json.loads(figure(chart, legend=False).to_json()),
     }
 
 
-def _undrawn(everyone: Sequence[Deployment], column: str) -> str:
-    """Which deployments a panel cannot show."""
-    goal = {"worst_input": "inputs", "worst_label": "labels"}[column]
-    groups: dict[str, list[int]] = {}
-    for deployment in everyone:
-        if deployment.worst(column) is None:
-            groups.setdefault(deployment.why_not(goal), []).append(deployment.number)
-        elif deployment.accuracy is None:
-            groups.setdefault("no accuracy", []).append(deployment.number)
-    parts = [f"{numbers(where)} ({why})" for why, where in groups.items()]
-    return f"Not evaluated, so not drawn: {', '.join(parts)}." if parts else ""
-
-
-def _legend(everyone: Sequence[Deployment], depth: Sequence[Chart]) -> Mapping[str, Any]:
+def _legend(everyone: Sequence[Deployment], look: Look, depth: Sequence[Chart]) -> Mapping[str, Any]:
+    """Names and samples of what is drawn."""
+    drawn = [d for d in everyone if d.accuracy is not None and (d.worst("worst_input") or d.worst("worst_label"))]
+    defenses, modes = {look.defense(d) for d in drawn}, {d.mode for d in drawn}
     attacks: dict[str, str] = {}
     for chart in depth:
         for series in chart.series:
             if not series.hollow:
                 attacks.setdefault(series.name, swatch(Series("", (), series.colour, "circle", line="solid")))
     return _marked({
-        "defenses": [(n, swatch(Series("", (), c, "circle"))) for n, c in defense_colours(everyone).items()],
-        "modes": [(n, swatch(Series("", (), NEUTRAL, s))) for n, s in mode_symbols(everyone).items()],
+        "defenses": [(n, swatch(Series("", (), c, "circle"))) for n, c in look.paint.items() if n in defenses],
+        "modes": [(n, swatch(Series("", (), NEUTRAL, s))) for n, s in look.shapes.items() if n in modes],
         "hollow": swatch(Series("", (), NEUTRAL, "circle", hollow=True)),
         "front": swatch(Series("", (), NEUTRAL, None, line="dash")),
         "attacks": list(attacks.items()),
@@ -154,13 +146,14 @@ def _intervals(everyone: Sequence[Deployment]) -> str:
         wide = " With so few seeds they are wide." if min(seeds) <= 3 else ""
         return f"Bars are 95 % intervals over {plural(max(seeds), 'seed')} (Student t).{wide}"
     return (
-        "Bars are 95 % intervals of one seed: bootstrap over its victims, Clopper-Pearson over test rows for accuracy. They say "
-        "nothing about other seeds."
+        "Bars are 95 % intervals of one seed: bootstrap over its victims, Clopper-Pearson over test rows for accuracy. "
+        "They say nothing about other seeds."
     )
 
 
-def _galleries(results: Results, everyone: Sequence[Deployment], said: Answer) -> list[dict[str, Any]]:
+def _galleries(results: Results, everyone: Sequence[Deployment], best: Sequence[Deployment]) -> list[dict[str, Any]]:
     """Strips for each deployment; the recommended one and its undefended twin are unfolded, or else the first."""
+    unfolded = {key for one in best for key in (one.key, one.twin)}
     out: list[dict[str, Any]] = []
     for deployment in everyone:
         found = list(strips(results, deployment))
@@ -171,7 +164,7 @@ def _galleries(results: Results, everyone: Sequence[Deployment], said: Answer) -
                 "strips": found,
                 "said": f"worst leakage {decimal(worst.value)} by {worst.attack}" if worst else "inputs not evaluated",
                 "why": deployment.why_not("inputs") if not worst else "no pictures were kept",
-                "open": said.best is not None and deployment.key in (said.best.key, said.best.twin),
+                "open": deployment.key in unfolded,
             }
         )
     if not any(item["open"] for item in out):
@@ -180,7 +173,15 @@ def _galleries(results: Results, everyone: Sequence[Deployment], said: Answer) -
     return out
 
 
-def _matched(match: Match) -> dict[str, Any]:
+def _matched(everyone: Sequence[Deployment]) -> list[tuple[bool, list[dict[str, Any]]]]:
+    """Rows of the table of candidates: those with a bound, and those without; neither if it is empty."""
+    rows: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for match in matches(everyone):
+        rows[match.bound is not None].append(_row(match))
+    return [(bounded, found) for bounded, found in rows.items() if found]
+
+
+def _row(match: Match) -> dict[str, Any]:
     from markupsafe import Markup
 
     low, high = match.interval.low, match.interval.high
@@ -218,9 +219,3 @@ def _policy(scripts: Sequence[str]) -> str:
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
         "form-action 'none'"
     )
-
-
-def _version() -> str:
-    import splitguard
-
-    return splitguard.__version__

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from splitguard.api import Goal
 from splitguard.errors import BadSetting
 from splitguard.matrix import Record
-from splitguard.reports.facts import Deployment, deployments, weak
+from splitguard.reports.facts import Deployment, weak
+from splitguard.reports.gather import deployments
 from splitguard.reports.words import bracket, count, decimal, percent, victims_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ class Gallery(str):
         return str(self)
 
 
-def gallery(results: Results, deployment: int | None = None, attack: str | None = None, victims: int = SHOWN) -> Gallery:
+def gallery(
+    results: Results, deployment: int | None = None, attack: str | None = None, victims: int = SHOWN
+) -> Gallery:
     """Victims above their reconstructions above the blind guess.
 
     Args:
@@ -105,14 +108,14 @@ def strips(results: Results, deployment: Deployment, victims: int = SHOWN) -> It
     for record in found.values():
         arrays = results.victims(record)
         if arrays is not None and {"truth", "guess"} <= arrays.keys() and arrays["truth"].ndim == 4:
-            yield _strip(record, arrays, victims)
+            yield _strip(deployment.attack_of(record), record, arrays, victims)
 
 
-def _strip(record: Record, arrays: dict[str, npt.NDArray[Any]], victims: int) -> Strip:
+def _strip(attack: str, record: Record, arrays: dict[str, npt.NDArray[Any]], victims: int) -> Strip:
     rows = [arrays[name][:victims] for name in ("truth", "guess", "blind_guess") if name in arrays]
     source, width, height = _png(_grid(rows))
     ssim = [float(v) for v in arrays.get("score_ssim", [])[:victims]]
-    attack, whom = str(record.cell.attack), victims_of(record.phase)
+    whom = victims_of(record.phase)
     last = ", bottom row: the blind guess" if len(rows) > 2 else ""
     each = f" SSIM {', '.join(decimal(v) for v in ssim)}." if ssim else ""
     return Strip(
@@ -121,25 +124,27 @@ def _strip(record: Record, arrays: dict[str, npt.NDArray[Any]], victims: int) ->
         width=width,
         height=height,
         scores=tuple(decimal(v) for v in ssim),
-        caption=_caption(record),
+        caption=_caption(attack, record),
         alt=f"Top row: {len(rows[0])} {whom}; second row: what {attack} makes of them{last}.{each}",
         weak=weak(record),
     )
 
 
-def _caption(record: Record) -> str:
+def _caption(attack: str, record: Record) -> str:
     def of(name: str) -> float | None:
         value = record.values.get(name)
         return None if value is None else float(value)
 
     parts = [
         f"leakage {decimal(of('leakage'))} {bracket(of('leakage_low'), of('leakage_high'))}".rstrip(),
-        f"SSIM {decimal(of('ssim'))} (blind {decimal(of('blind'))})",
+        f"95th percentile {decimal(of('leakage_p95'))}",
+        f"SSIM {decimal(of('ssim'))} (blind {decimal(of('blind'))}, against other victims {decimal(of('mismatched'))})",
         f"LPIPS {decimal(of('lpips'))}",
+        f"recovered {percent(of('recovered'), 0)} (at most {percent(of('recovered_high'), 0)})",
         f"re-identified {percent(of('reid'), 0)} (chance {percent(of('chance'))})",
         f"n = {count(of('n'))}, seed {record.cell.seed}",
     ]
-    return f"{record.cell.attack}, {victims_of(record.phase)}: {', '.join(parts)}"
+    return f"{attack}, {victims_of(record.phase)}: {', '.join(parts)}"
 
 
 def _grid(rows: list[npt.NDArray[Any]]) -> Images:

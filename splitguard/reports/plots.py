@@ -4,24 +4,39 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from splitguard.api import Goal
 from splitguard.metrics.stats import pareto_front
-from splitguard.reports.chart import NEUTRAL, SYMBOLS, Axis, Chart, Mark, Series, colours
-from splitguard.reports.facts import Deployment, Worst, deployments
+from splitguard.reports.chart import NEUTRAL, PALETTE, SYMBOLS, Axis, Chart, Mark, Series, colours
+from splitguard.reports.dodge import spread
+from splitguard.reports.facts import Deployment, Worst
+from splitguard.reports.gather import comparable, deployments
 from splitguard.reports.live import figure
-from splitguard.reports.words import MISSING, bracket, decimal, epsilon_words, percent, points, scaled, victims_of
+from splitguard.reports.words import (
+    MISSING,
+    bracket,
+    decimal,
+    epsilon_words,
+    numbers,
+    percent,
+    points,
+    scaled,
+    victims_of,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from splitguard.matrix import Results
 
-__all__ = ["PANELS", "defense_colours", "front", "mode_symbols", "plot_tradeoff", "tradeoff"]
+__all__ = ["FRONT", "Look", "front", "plot_tradeoff", "tradeoff", "tradeoffs"]
 
 #: Name of the panel, the column it shows, and what the column is about. Inputs and labels are never merged.
 PANELS = (("inputs", "worst_input", "Inputs"), ("labels", "worst_label", "Labels"))
+GOALS = {"worst_input": Goal.INPUTS, "worst_label": Goal.LABELS}
 #: Leakage is drawn in 0..1; a little room keeps marks at the ends whole.
 LEAKAGE = (-0.03, 1.03)
 FRONT = "Pareto front"
@@ -34,23 +49,59 @@ def plot_tradeoff(results: Results) -> Figure:
     evaluated is not drawn. The dashed line is the Pareto front of the usable deployments; intervals are those of
     summary.csv.
     """
-    return figure(*(tradeoff(deployments(results), *panel) for panel in PANELS))
+    everyone = deployments(results)
+    return figure(*tradeoffs(everyone, Look.of(everyone)))
 
 
-def tradeoff(all_of_them: Sequence[Deployment], name: str, column: str, title: str) -> Chart:
-    """One panel, from all deployments, so that colours are the same in every panel."""
-    paint, shapes = defense_colours(all_of_them), mode_symbols(all_of_them)
-    drawn = [(d, w) for d in all_of_them if d.accuracy is not None and (w := d.worst(column)) is not None]
+@dataclass(frozen=True)
+class Look:
+    """Which colour a defense has, and which shape a mode.
+
+    Attributes:
+        paint: by defense with its settings; by kind of defense, where they are too many.
+        shapes: by mode.
+    """
+
+    paint: Mapping[str, str]
+    shapes: Mapping[str, str]
+
+    @classmethod
+    def of(cls, everyone: Sequence[Deployment]) -> Look:
+        """Of all deployments of a report, so that every panel shows them alike."""
+        full = list(dict.fromkeys(d.defense for d in everyone))
+        names = full if len(full) <= len(PALETTE) + 1 else list(dict.fromkeys(map(_kind, everyone)))
+        modes = list(dict.fromkeys(d.mode for d in everyone))
+        paint = colours(names, neutral=["none"])
+        return cls(paint, {mode: SYMBOLS[i % len(SYMBOLS)] for i, mode in enumerate(modes)})
+
+    def defense(self, deployment: Deployment) -> str:
+        """Under which name its colour is filed."""
+        return deployment.defense if deployment.defense in self.paint else _kind(deployment)
+
+
+def tradeoffs(everyone: Sequence[Deployment], look: Look) -> list[Chart]:
+    """A panel for inputs and one for labels; such a pair for each data set, as accuracies on two do not compare."""
+    groups = comparable(everyone)
+    return [
+        tradeoff(group, look, f"{name}{i}", column, title if len(groups) == 1 else f"{title}, {dataset}")
+        for i, (dataset, group) in enumerate(groups.items())
+        for name, column, title in PANELS
+    ]
+
+
+def tradeoff(group: Sequence[Deployment], look: Look, name: str, column: str, title: str) -> Chart:
+    """One panel of deployments that may be held against each other."""
+    drawn = [(d, w) for d in group if d.accuracy is not None and (w := d.worst(column)) is not None]
     groups: dict[tuple[str, str, bool], list[Mark]] = defaultdict(list)
     for deployment, worst in drawn:
-        look = (_family(deployment, paint), deployment.mode, deployment.usable is False)
-        groups[look].append(_mark(deployment, worst))
+        alike = (look.defense(deployment), deployment.mode, deployment.usable is False)
+        groups[alike].append(_mark(deployment, worst))
     series = [
         Series(
             name=f"{defense}, {mode}" + (" (unusable)" if unusable else ""),
             marks=tuple(marks),
-            colour=paint[defense],
-            symbol=shapes[mode],
+            colour=look.paint[defense],
+            symbol=look.shapes[mode],
             hollow=unusable,
         )
         for (defense, mode, unusable), marks in groups.items()
@@ -59,14 +110,29 @@ def tradeoff(all_of_them: Sequence[Deployment], name: str, column: str, title: s
     steps = _steps(front(drawn), x)
     line = [Series(FRONT, steps, colour=NEUTRAL, symbol=None, line="dash")] if steps else []
     said = "; ".join(f"{d.number}: {decimal(w.value)} at {percent(d.accuracy)}" for d, w in drawn)
-    return Chart(
+    chart = Chart(
         name=name,
         title=f"{title}: worst leakage against accuracy",
         x=x,
         y=Axis("worst leakage (lower is better)", *LEAKAGE),
         series=(*line, *series),
         alt=f"{title}: worst leakage at test accuracy, by deployment number. {said or 'No deployment was evaluated'}.",
+        note=_undrawn(group, column),
     )
+    return spread(chart)
+
+
+def _undrawn(group: Sequence[Deployment], column: str) -> str:
+    """Which deployments a panel cannot show, and why."""
+    goal = GOALS[column]
+    missing: dict[str, list[int]] = defaultdict(list)
+    for deployment in group:
+        if deployment.worst(column) is None:
+            missing[deployment.why_not(goal)].append(deployment.number)
+        elif deployment.accuracy is None:
+            missing["no accuracy"].append(deployment.number)
+    parts = [f"{numbers(where)} ({why})" for why, where in missing.items()]
+    return f"Not evaluated, so not drawn: {', '.join(parts)}." if parts else ""
 
 
 def front(drawn: Sequence[tuple[Deployment, Worst]]) -> list[tuple[float, float]]:
@@ -76,23 +142,6 @@ def front(drawn: Sequence[tuple[Deployment, Worst]]) -> list[tuple[float, float]
     """
     sound = [(d.accuracy, w.value) for d, w in drawn if d.usable and w.supported and d.accuracy is not None]
     return sorted({sound[i] for i in pareto_front(sound, larger_is_better=[True, False])})
-
-
-def defense_colours(all_of_them: Sequence[Deployment]) -> dict[str, str]:
-    """A colour for each defense with its settings; for each kind of defense, where they are too many."""
-    full = list(dict.fromkeys(d.defense for d in all_of_them))
-    names = full if len(full) <= 10 else list(dict.fromkeys(map(_kind, all_of_them)))
-    return {str(k): v for k, v in colours(names, neutral=["none"]).items()}
-
-
-def mode_symbols(all_of_them: Sequence[Deployment]) -> dict[str, str]:
-    """A shape for each mode; the shapes start again where there are more."""
-    modes = list(dict.fromkeys(d.mode for d in all_of_them))
-    return {mode: SYMBOLS[i % len(SYMBOLS)] for i, mode in enumerate(modes)}
-
-
-def _family(deployment: Deployment, paint: dict[str, str]) -> str:
-    return deployment.defense if deployment.defense in paint else _kind(deployment)
 
 
 def _kind(deployment: Deployment) -> str:
@@ -140,11 +189,13 @@ def _hover(d: Deployment, worst: Worst) -> list[str]:
 
 
 def _accuracy_axis(drawn: Sequence[Deployment]) -> Axis:
-    """Room for every mark and interval, and a margin of a twelfth."""
-    columns = ("accuracy", "accuracy_low", "accuracy_high")
-    values = [v for d in drawn for c in columns if (v := d.number_of(c)) is not None] or [0.0, 1.0]
-    margin = max((max(values) - min(values)) / 12, 0.01)
-    return Axis("test accuracy (higher is better)", max(min(values) - margin, 0), min(max(values) + margin, 1), True)
+    """Room for every mark; and for the intervals, unless they dwarf the marks."""
+    values = [d.accuracy for d in drawn if d.accuracy is not None] or [0.0, 1.0]
+    reach = max(0.3 * (max(values) - min(values)), 0.05)
+    ends = [v for d in drawn for c in ("accuracy_low", "accuracy_high") if (v := d.number_of(c)) is not None]
+    low = max(min([*values, *ends]), min(values) - reach) - 0.01
+    high = min(max([*values, *ends]), max(values) + reach) + 0.01
+    return Axis("test accuracy (higher is better)", max(low, 0.0), min(high, 1.0), True)
 
 
 def _steps(points_on_it: Sequence[tuple[float, float]], x: Axis) -> tuple[Mark, ...]:

@@ -74,7 +74,7 @@ def _series(series: Series, chart: Chart, across: Scale, down: Scale) -> Iterato
         fill = "none" if series.hollow else series.colour
         yield f'<path d="{_shape(series.symbol, x, y)}" fill="{fill}" stroke-width="1.5"/>'
         if mark.label:
-            yield f'<text x="{x + 6:.1f}" y="{y - 6:.1f}" font-size="10.5" stroke="none">{escape(mark.label)}</text>'
+            yield _label(mark, x, y)
         yield "</g>"
 
 
@@ -85,13 +85,24 @@ def _bars(mark: Mark, x: float, y: float, across: Scale, down: Scale) -> Iterato
         yield f'<path d="M{across(mark.x_low):.1f} {y:.1f}H{across(mark.x_high):.1f}" fill="none"/>'
 
 
+def _label(mark: Mark, x: float, y: float) -> str:
+    above, _, side = mark.beside.partition(" ")
+    place, anchor = {"right": (x + 6, "start"), "left": (x - 6, "end"), "center": (x, "middle")}[side]
+    height = {"top": y - 6, "middle": y + 4, "bottom": y + 14}[above]
+    where = f'x="{place:.1f}" y="{height:.1f}" text-anchor="{anchor}"'
+    return f'<text {where} font-size="10.5" stroke="none">{escape(mark.label)}</text>'
+
+
 def _shape(symbol: str, x: float, y: float) -> str:
     """An outline around (x, y)."""
     corners = {
         "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
         "diamond": [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
         "triangle-up": [(0, -1.2), (1.15, 0.9), (-1.15, 0.9)],
-        "x": [(r * math.cos(a), r * math.sin(a)) for a, r in ((i * math.pi / 4, 0.6 if i % 2 == 0 else 1.4) for i in range(8))],
+        "x": [
+            (r * math.cos(a), r * math.sin(a))
+            for a, r in ((i * math.pi / 4, 0.6 if i % 2 == 0 else 1.4) for i in range(8))
+        ],
     }.get(symbol)
     if corners is None:
         return f"M{x - SIZE:.1f} {y:.1f}a{SIZE} {SIZE} 0 1 0 {2 * SIZE} 0a{SIZE} {SIZE} 0 1 0 {-2 * SIZE} 0z"
@@ -107,7 +118,9 @@ def swatch(series: Series) -> str:
         out.append(f'<path d="M1 8H25" fill="none" stroke="{series.colour}" stroke-width="1.5"{dash}/>')
     if series.symbol is not None:
         fill = "none" if series.hollow else series.colour
-        out.append(f'<path d="{_shape(series.symbol, 13, 8)}" fill="{fill}" stroke="{series.colour}" stroke-width="1.5"/>')
+        out.append(
+            f'<path d="{_shape(series.symbol, 13, 8)}" fill="{fill}" stroke="{series.colour}" stroke-width="1.5"/>'
+        )
     return "".join([*out, "</svg>"])
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from splitguard.api import Goal
 from splitguard.errors import BadSetting, near_miss
-from splitguard.reports.facts import Deployment, deployments
-from splitguard.reports.words import MISSING, bracket, epsilon_words, percent, points, scaled, victims_of
-from splitguard.reports.words import decimal as decimal_of
+from splitguard.reports.facts import Deployment
+from splitguard.reports.gather import deployments
+from splitguard.reports.words import MISSING, bracket, decimal, epsilon_words, percent, points, scaled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,6 @@ def _status(d: Deployment) -> Entry:
     counts = [
         (d.row.get("attacks_failed"), "failed"),
         (d.row.get("attacks_weak"), "weak"),
-        (d.row.get("attacks_refused"), "refused"),
     ]
     note = ", ".join(f"{n} {what}" for n, what in counts if n)
     word = {True: "usable", False: "unusable", None: "trained"}[d.usable]
@@ -87,7 +86,9 @@ def _status(d: Deployment) -> Entry:
 
 def _accuracy(d: Deployment) -> Entry:
     low, high = d.number_of("accuracy_low"), d.number_of("accuracy_high")
-    return Entry(percent(d.accuracy), d.accuracy, bracket(low, high, percent=True))
+    alone = d.number_of("aux_accuracy")
+    note = "" if alone is None else f"{percent(alone)} from auxiliary data alone"
+    return Entry(percent(d.accuracy), d.accuracy, bracket(low, high, percent=True), note)
 
 
 def _drop(d: Deployment) -> Entry:
@@ -99,10 +100,13 @@ def _worst(column: str, goal: Goal, *, share: bool = False) -> Callable[[Deploym
         worst = d.worst(column)
         if worst is None:
             return Entry(NOT_EVALUATED, note=d.why_not(goal))
-        text = percent(worst.value) if share else decimal_of(worst.value)
-        by = f"{worst.attack}, {victims_of(worst.phase)}"
-        note = by if worst.supported else f"{by}; weak: a lower bound"
-        return Entry(text, worst.value, bracket(worst.low, worst.high, percent=share), note)
+        text = percent(worst.value) if share else decimal(worst.value)
+        first = d.worst("worst_input")
+        same = share and first is not None and (first.attack, first.phase) == (worst.attack, worst.phase)
+        parts = [] if same else [worst.attack]
+        parts += ["queries"] if worst.phase == "query" and not same else []
+        parts += [] if worst.supported else ["weak"]
+        return Entry(text, worst.value, bracket(worst.low, worst.high, percent=share), ", ".join(parts))
 
     return entry
 
@@ -112,32 +116,37 @@ def _epsilon(d: Deployment) -> Entry:
     text, scope = epsilon_words(*value.values())
     if text == MISSING:
         return Entry("none stated" if d.records else MISSING)
-    delta = d.number_of("delta")
-    note = scope + (f", δ = {delta:.2g}, {d.row.get('adjacency')}" if delta is not None else "")
-    return Entry(text, next(v for v in value.values() if v is not None), note=note)
+    return Entry(text, next(v for v in value.values() if v is not None), note=scope)
 
 
 def _scaled(column: str, unit: str = "") -> Callable[[Deployment], Entry]:
     return lambda d: Entry(scaled(d.number_of(column), unit), d.number_of(column))
 
 
+def _traffic(d: Deployment) -> Entry:
+    up, down = d.number_of("bytes_up"), d.number_of("bytes_down")
+    if up is None or down is None:
+        return Entry(MISSING)
+    return Entry(scaled(up, "B"), up, note=f"{scaled(down, 'B')} down")
+
+
+_WORST_INPUT, _WORST_LABEL = _worst("worst_input", Goal.INPUTS), _worst("worst_label", Goal.LABELS)
 COLUMNS: tuple[Column, ...] = (
     Column("number", "#", "number of the deployment in this report", lambda d: Entry(str(d.number), d.number)),
     Column("name", "deployment", "mode, cut and defense", lambda d: Entry(d.name, d.name), numeric=False),
     Column("status", "status", "usable: accuracy at least chance + 5 points", _status, numeric=False),
     Column("accuracy", "accuracy ↑", "test accuracy of the deployed pipeline, defense on", _accuracy),
     Column("drop", "drop ↓", "percentage points below the undefended twin", _drop),
-    Column("inputs", "inputs ↓", "worst leakage of inputs: 0 blind guess, 1 perfect", _worst("worst_input", Goal.INPUTS)),
+    Column("inputs", "inputs ↓", "worst leakage of inputs: 0 blind guess, 1 perfect", _WORST_INPUT),
     Column(
-        "reid", "re-identified ↓", "worst share of guesses nearest to their own victim in the gallery",
+        "reid", "re-identified ↓", "worst share of guesses nearest to their own victim; same attack unless named",
         _worst("worst_reid", Goal.INPUTS, share=True),
     ),
-    Column("labels", "labels ↓", "worst leakage of labels: 0 blind guess, 1 perfect", _worst("worst_label", Goal.LABELS)),
+    Column("labels", "labels ↓", "worst leakage of labels: 0 blind guess, 1 perfect", _WORST_LABEL),
     Column("epsilon", "guarantee", "the epsilon of the inputs, and what it covers", _epsilon),
-    Column("client_params", "client parameters", "parameters the client trains and holds", _scaled("client_params")),
+    Column("client_params", "client params", "parameters the client trains and holds", _scaled("client_params")),
     Column("client_flops", "client FLOPs", "of one row's forward pass through the client", _scaled("client_flops")),
-    Column("bytes_up", "sent up", "from the clients to the server in the whole training", _scaled("bytes_up", "B")),
-    Column("bytes_down", "sent down", "from the server to the clients in the whole training", _scaled("bytes_down", "B")),
+    Column("traffic", "sent up", "by the clients in the whole training, and down to them", _traffic),
 )  # fmt: skip
 
 
@@ -170,17 +179,17 @@ def markdown(results: Results, columns: Sequence[str] = BRIEF) -> str:
     ]
     for d in deployments(results):
         entries = [column.entry(d) for column in chosen]
-        lines.append(_line([f"{e.text} {e.interval}".strip() for e in entries]))
+        lines.append(_line([f"{_plain(e.text)} {e.interval}".strip() for e in entries]))
     return "\n".join(lines) + "\n"
 
 
 def _line(fields: Sequence[str]) -> str:
-    return f"| {' | '.join(map(_plain, fields))} |"
+    return f"| {' | '.join(fields)} |"
 
 
 def _plain(text: str) -> str:
     """What a user named, so that Markdown takes it for text: no tags, links, emphasis or further columns."""
     out = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for sign in "\\|`*_[]":
-        out = out if text.startswith("---") else out.replace(sign, f"\\{sign}")
+        out = out.replace(sign, f"\\{sign}")
     return " ".join(out.split())

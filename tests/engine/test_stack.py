@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several defenses as one: nothing, one and many; order, sums, conflicts, and what is left of guarantees."""
+"""Several defenses as one: nothing, one and many; order, sums and conflicts."""
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -20,156 +18,10 @@ from splitguard.engine.defense import Alarm, Batch, Context, Defense
 from splitguard.engine.stack import Stack
 from splitguard.engine.wire import Exchange, Phase
 from splitguard.errors import BadSetting, NotSupported, ReleaseRefused
-from splitguard.privacy.guarantee import Guarantee
+from tests.engine.small_defenses import Apart, Detector, Labels, Learner, Mixer, Scale, Shift, gaussian
 
 CTX = Context(torch.arange(3), 0, 0, 0, Phase.TRAINING)
 SENT = Exchange(0, 0, Phase.TRAINING, 0, CTX.ids, smashed=torch.ones(3, 2))
-
-
-def gaussian(**settings: Any) -> Defense:
-    return DEFENSES.build({"gaussian": settings})
-
-
-@dataclass
-class Scale(Defense):
-    """Every hook times ``by``."""
-
-    by: float = 2.0
-    name: ClassVar[str] = "scale"
-    per_sample: ClassVar[bool] = True
-
-    def on_send(self, smashed: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
-        return smashed * self.by
-
-    def on_return(self, grad: Tensor, labels: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
-        return grad * self.by
-
-    def on_labels(self, labels: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
-        return labels * int(self.by)
-
-    def mean_release(self, smashed: Tensor) -> Tensor:
-        return smashed * self.by
-
-    def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
-        return smashed * self.by
-
-    def penalty(self, batch: Batch, smashed: Tensor, generator: torch.Generator) -> Tensor | None:
-        return smashed.sum() * self.by
-
-    def place(self, cuts: tuple[str, ...], legal: Sequence[Any]) -> tuple[str, ...]:
-        return tuple(f"{c}*{self.by:g}" for c in cuts)
-
-    def wrap(self, split: Any, generator: torch.Generator) -> Any:
-        return f"{split}*{self.by:g}"
-
-
-@dataclass
-class Shift(Scale):
-    """As `Scale`, plus 1."""
-
-    name: ClassVar[str] = "shift"
-
-    def on_send(self, smashed: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
-        return smashed + 1
-
-    def on_return(self, grad: Tensor, labels: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
-        return grad + 1
-
-    def on_labels(self, labels: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
-        return labels + 1
-
-    def mean_release(self, smashed: Tensor) -> Tensor:
-        return smashed + 1
-
-    def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
-        return smashed + 1
-
-
-class Mixer(Defense):
-    """Sends the batch mean."""
-
-    name: ClassVar[str] = "mixer"
-
-    def on_send(self, smashed: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
-        return smashed.mean(0, keepdim=True).expand_as(smashed)
-
-
-class Wrapper(Defense):
-    """Adds layers, and does not say that they keep rows apart."""
-
-    name: ClassVar[str] = "wrapper"
-
-    def wrap(self, split: Any, generator: torch.Generator) -> Any:
-        return split
-
-
-class Learner(Defense):
-    """Sends through a network that it trains itself."""
-
-    name: ClassVar[str] = "learner"
-    per_sample: ClassVar[bool] = True
-
-    def __init__(self) -> None:
-        self.net = nn.Linear(2, 2)
-
-    def modules(self) -> Mapping[str, nn.Module]:
-        return {"net": self.net}
-
-    def on_send(self, smashed: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
-        return smashed
-
-
-class Detector(Defense):
-    """Raises one alarm, brings one of everything that only one may bring, and counts what it saw."""
-
-    name: ClassVar[str] = "detector"
-
-    def __init__(self, score: float = 0.5, *, stop: bool = False) -> None:
-        self.told, self.seen = Alarm(score, stop), 0
-
-    def alarm(self, exchange: Exchange) -> Alarm | None:
-        return self.told
-
-    def adversary_step(self, batch: Batch, smashed: Tensor, generator: torch.Generator) -> None:
-        self.seen += 1
-
-    def optimizer(self, head: nn.Module, make: Callable[..., Any]) -> torch.optim.Optimizer | None:
-        return torch.optim.SGD(head.parameters(), lr=1.0)
-
-    def sampler(self, rows: int, batch_size: int, generator: torch.Generator) -> Sequence[Tensor] | None:
-        return [torch.arange(rows)]
-
-    def probe(self, ctx: Context, generator: torch.Generator) -> Tensor | None:
-        return ctx.ids * 0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"seen": self.seen}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.seen = state["seen"]
-
-
-class Labels(Defense):
-    """Guarantees something about labels."""
-
-    name: ClassVar[str] = "labels"
-
-    def privacy(self) -> tuple[Guarantee, ...]:
-        return (
-            Guarantee(
-                channel="labels",
-                epsilon_rows=1.0,
-                epsilon=1.0,
-                epsilon_query=None,
-                delta=0.0,
-                adjacency="replace-one",
-                sensitivity=None,
-                T=1,
-                adversary="the server",
-                mechanism="randomised response",
-                exclusions=("queries carry no labels",),
-            ),
-        )
 
 
 def test_no_hook_is_forgotten() -> None:
@@ -290,10 +142,7 @@ def test_a_later_part_is_bound_to_what_the_earlier_ones_leave() -> None:
     plain, later = gaussian(sigma=1.0), gaussian(sigma=1.0)
     Bench(plain)
 
-    class Doubled(Scale):
-        place, wrap = Defense.place, Defense.wrap
-
-    Bench(Stack([Doubled(), Defense(), later]))
+    Bench(Stack([Apart(), Defense(), later]))
     [one], [two] = plain.privacy(), later.privacy()
     assert two.sensitivity == 2 * (one.sensitivity or math.nan)
 
@@ -341,50 +190,6 @@ def test_only_noise_that_crosses_as_added_is_named() -> None:
     assert bound(Mixer(), gaussian(sigma=3.0, clip=1.0)) == 3.0
     assert bound(gaussian(sigma=3.0, clip=1.0), Mixer()) == 0.0
     assert bound(gaussian(sigma=3.0, clip=1.0), gaussian(sigma=4.0, clip=1.0)) == 4.0
-
-
-def stated(*parts: Defense, frozen: bool = True) -> tuple[Guarantee, ...]:
-    stack = Stack(parts)
-    Bench(stack, head_frozen=frozen)
-    return stack.privacy()
-
-
-def test_along_one_channel_the_smaller_epsilon_stands_and_channels_stand_side_by_side() -> None:
-    alone = stated(gaussian(epsilon=4, clip=1.0))
-    assert stated(gaussian(epsilon=8, clip=1.0), gaussian(epsilon=4, clip=1.0)) == alone
-    assert stated(gaussian(epsilon=4, clip=1.0), gaussian(epsilon=8, clip=1.0)) == alone
-    assert [g.channel for g in stated(gaussian(epsilon=4, clip=1.0), Labels())] == ["inputs", "labels"]
-
-
-@pytest.mark.parametrize("other", [Mixer, Wrapper])
-@pytest.mark.parametrize("first", [True, False])
-def test_what_may_mix_rows_voids_by_name(other: type[Defense], first: bool) -> None:
-    parts = [other(), gaussian(epsilon=4, clip=1.0), Labels()]
-    inputs, labels = stated(*(parts if first else parts[1:] + parts[:1]))
-    assert (inputs.epsilon, inputs.epsilon_rows, inputs.epsilon_query) == (None, None, None)
-    assert inputs.exclusions[0] == f"{other.name} may mix the rows of a batch in what is sent"
-    assert labels == Labels().privacy()[0]
-
-
-def test_several_that_void_are_all_named() -> None:
-    [told] = stated(Mixer(), gaussian(epsilon=4, clip=1.0), Wrapper())
-    assert told.exclusions[0].startswith("mixer and wrapper may mix")
-
-
-def test_what_keeps_rows_apart_voids_nothing() -> None:
-    @dataclass
-    class Apart(Scale):
-        place, wrap = Defense.place, Defense.wrap
-
-    alone = stated(gaussian(epsilon=4, clip=1.0))
-    assert alone[0].epsilon is not None
-    assert stated(Apart(), gaussian(epsilon=4, clip=1.0), Detector()) == alone
-
-
-def test_networks_that_learn_from_raw_rows_cost_the_whole_view() -> None:
-    [alone], [told] = stated(gaussian(epsilon=4, clip=1.0)), stated(Learner(), gaussian(epsilon=4, clip=1.0))
-    why = "learner sends through networks that learn from raw rows"
-    assert told == dataclasses.replace(alone, epsilon=None, exclusions=(why, *alone.exclusions))
 
 
 def test_cuts_add_up() -> None:

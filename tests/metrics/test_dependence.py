@@ -49,7 +49,8 @@ def dcor_by_definition(x: Tensor, z: Tensor) -> float:
 def test_dcor_is_its_definition(n: int, d: int, e: int, seed: int) -> None:
     x, z = normal(n, d, seed=seed), normal(n, e, seed=seed + 1)
     assert float(dcor(x, z)) == pytest.approx(dcor_by_definition(x, z), abs=1e-9)
-    assert float(dcor(x.float(), z.float())) == pytest.approx(dcor_by_definition(x, z), abs=1e-4)
+    low_x, low_z = x.float(), z.float()
+    assert float(dcor(low_x, low_z)) == pytest.approx(dcor_by_definition(low_x, low_z), abs=1e-6)
 
 
 def test_dcor_of_two_normals_is_its_closed_form() -> None:
@@ -139,16 +140,15 @@ def test_equal_rows_leave_the_gradient_finite(measure: Measure, dtype: torch.dty
 
 
 def test_what_rounding_leaves_between_equal_rows_is_exactly_zero() -> None:
-    """For four of these 56 batches the product leaves up to 2.5e-7 of the largest squared length (measured)."""
+    """In float32 the product left up to 2.5e-7 of the largest squared length, in 4 of 56 such batches (one machine)."""
     for n in (5, 8, 17, 33, 64, 65, 100):
         for d in (3, 50, 784, 3072):
             for offset in (0, 10):
                 z = normal(n, d, seed=n * d, dtype=torch.float32) + offset
                 z[n - 1], z[n // 2] = z[0], z[1]
                 distances = _distances(z)
-                assert (
-                    float(distances[0, n - 1]) == float(distances[1, n // 2]) == float(distances.diagonal().max()) == 0
-                )
+                equal = (distances[0, n - 1], distances[1, n // 2], distances.diagonal().max())
+                assert [float(d) for d in equal] == [0, 0, 0]
                 exact = torch.cdist(z.double(), z.double(), compute_mode="donot_use_mm_for_euclid_dist").float()
                 torch.testing.assert_close(distances, exact, rtol=1e-4, atol=1e-4)
 

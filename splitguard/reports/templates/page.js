@@ -28,10 +28,7 @@
     div.className = "live";
     figure.querySelector(".plot").append(div);
     figure.classList.add("drawn");
-    const config = {
-      responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover",
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
-    };
+    const config = { responsive: true, displaylogo: false, displayModeBar: false };
     Plotly.newPlot(div, data, layout, config).then(() => Plotly.relayout(div, themed(layout)));
     live.push([div, layout]);
   }

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract that every registered attack passes: `splitguard check NAME`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import is_dataclass, replace
+
+import torch
+from torch import Tensor
+
+from splitguard.api import ATTACKS, Attack, Goal, Sees
+from splitguard.engine.promises import Broken, Check, need
+from splitguard.engine.threat import on_the_wire
+from splitguard.engine.trial import Run, Trial
+from splitguard.errors import MissingKnowledge, SplitguardError
+from splitguard.metrics import blind_images, score_choices, score_labels, ssim
+from splitguard.registry import settings_of
+from splitguard.seeding import generator
+
+__all__ = ["Check", "check_attack", "promises", "tried"]
+
+
+def check_attack(name: str) -> list[Check]:
+    """Runs the contract in seconds, on a toy task: a small network that tells faces from other pictures.
+
+    The attack runs with its default settings, or with those in its class attribute ``quick``, a mapping, where they would
+    take minutes.
+
+    Args:
+        name: of a registered attack.
+
+    Returns:
+        One `Check` for each promise; the first alone where the attack does not build with its defaults.
+
+    Raises:
+        UnknownName: if there is no such attack.
+    """
+    ATTACKS.get(name)
+    first, *others = promises(name).items()
+    built = tried(*first)
+    return [built, *(tried(*other) for other in others)] if built.passed else [built]
+
+
+def promises(name: str) -> dict[str, Callable[[], str]]:
+    """Every promise, the first one first; each answers with what it found or raises."""
+    trial = Trial(functools.partial(quick, name))
+    return {
+        "builds with its defaults": functools.partial(builds, name),
+        "is described": functools.partial(described, name),
+        "settings survive YAML": functools.partial(survive_yaml, name),
+        "answers for every victim, in range": lambda: answers(trial),
+        "same generator, same answer": lambda: repeats(trial),
+        "leaves global randomness alone": lambda: draws_alone(trial),
+        "leaves the view alone": lambda: reads_only(trial),
+        "refuses a view without what it needs": lambda: refuses(trial),
+        "better than a blind guess": lambda: beats_blind(trial),
+    }
+
+
+def tried(what: str, promise: Callable[[], str]) -> Check:
+    """The outcome of one promise, whatever the attack raises."""
+    try:
+        return Check(what, True, promise())
+    except (Broken, SplitguardError) as error:
+        return Check(what, False, str(error))
+    except Exception as error:  # whatever else a plug-in raises is a finding too, not a failure of the contract
+        return Check(what, False, f"{type(error).__name__}: {error}")
+
+
+def builds(name: str) -> str:
+    """A dataclass derived from Attack, whose fields have defaults, with a goal and a threat."""
+    cls = ATTACKS.get(name)
+    need(isinstance(cls, type) and issubclass(cls, Attack), f"{cls!r} is no class derived from Attack")
+    need(is_dataclass(cls), "the class needs @dataclass above it: its fields are the settings")
+    attack = ATTACKS.build(name)
+    for part in ("goal", "threat"):
+        need(hasattr(attack, part), f"the class attribute {part} is missing")
+    return repr(attack)
+
+
+def described(name: str) -> str:
+    """A docstring with a line for each setting; a version."""
+    attack = ATTACKS.build(name)
+    cls, settings = type(attack), list(settings_of(attack))
+    text = inspect.getdoc(cls) if cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}(") else ""
+    need(bool(text), "the class needs a docstring: a sentence, the formula, Args, the source")
+    lines = (text or "").partition("Args:")[2]
+    absent = [s for s in settings if not re.search(rf"^ +(\w+, )*{s}(, \w+)*: ", lines, re.MULTILINE)]
+    need(not absent, f"Args in the docstring leaves out {', '.join(absent)}")
+    need(type(cls.version) is int and cls.version >= 1, f"version must be a whole number from 1; got {cls.version!r}")
+    return ", ".join(settings) or "no settings"
+
+
+def survive_yaml(name: str) -> str:
+    """Written to YAML and read again, the settings build an equal attack."""
+    import yaml
+
+    own = settings_of(ATTACKS.build(name))
+    written = yaml.safe_dump({name: json.loads(json.dumps(own, allow_nan=False))}, default_flow_style=True)
+    again = settings_of(ATTACKS.build(yaml.safe_load(written)))
+    need(again == own, f"{own} came back as {again}")
+    return str(written.strip())
+
+
+def quick(name: str) -> Attack:
+    """The attack with the settings that the contract runs it with."""
+    return ATTACKS.build({name: dict(getattr(ATTACKS.get(name), "quick", {}))})
+
+
+def answers(trial: Trial) -> str:
+    """The field that its goal asks for, one row a victim, finite and in range."""
+    view, guess = trial.first.view, trial.first.guess
+    victims = len(view.ids)
+    need(torch.equal(guess.ids, view.ids), f"ids must be view.ids, all {victims} in that order; got {guess.ids}")
+    spent = (guess.budget.steps, guess.budget.queries, guess.budget.aux, guess.budget.seconds)
+    need(min(spent) >= 0, f"the budget must be 0 or more; got {guess.budget}")
+    match trial.make().goal:
+        case Goal.INPUTS:
+            _checked(guess.images, "images", (victims, *view.input_shape), 0, 1)
+        case Goal.LABELS:
+            need(guess.labels is not None or guess.scores is not None, "neither labels nor scores were handed over")
+            if guess.labels is not None:
+                _checked(guess.labels, "labels", (victims,), 0, view.classes - 1)
+            if guess.scores is not None:
+                _checked(guess.scores, "scores", (victims, view.classes))
+        case Goal.CANDIDATES:
+            _checked(guess.choices, "choices", (victims,), 0, len(view.candidates) - 1)
+        case other:
+            return f"the contract does not look at guesses after {other} yet"
+    return f"{victims} victims, {view.mode} at {'..'.join(view.cuts)}"
+
+
+def _checked(
+    value: Tensor | None, what: str, shape: tuple[int, ...], low: float = -math.inf, high: float = math.inf
+) -> None:
+    if value is None:
+        raise Broken(f"{what} were not handed over")
+    need(tuple(value.shape) == shape, f"{what} must have shape {shape}; got {tuple(value.shape)}")
+    need(not value.requires_grad, f"{what} must be detached")
+    least, most = float(value.min()), float(value.max())
+    inside = low <= least and most <= high and math.isfinite(least) and math.isfinite(most)
+    need(inside, f"{what} must be finite and in [{low}, {high}]; got {least} to {most}")
+
+
+def repeats(trial: Trial) -> str:
+    """A fresh instance with the same generator answers the same, to the bit."""
+    first, second = trial.first.guess, trial.again().guess
+    for part in ("images", "labels", "scores", "choices"):
+        one, two = getattr(first, part), getattr(second, part)
+        equal = one is two is None or (one is not None and two is not None and torch.equal(one, two))
+        need(equal, f"{part} differ between two runs with the same generator")
+    return "two runs"
+
+
+def draws_alone(trial: Trial) -> str:
+    """No global generator of torch, NumPy or Python is drawn from or seeded."""
+    touched = trial.first.touched
+    need(not touched, f"it used the global generator of {', '.join(touched)}; randomness comes in as `generator`")
+    return "torch, numpy, random"
+
+
+def reads_only(trial: Trial) -> str:
+    """Nothing that the view hands out is written to."""
+    written = trial.first.written
+    need(not written, f"it wrote to {', '.join(written)}; work on copies")
+    return "view, network, snapshots"
+
+
+def refuses(trial: Trial) -> str:
+    """Each kind of knowledge that its threat needs is missed, by name, where a view does not grant it."""
+    attack, _, view = trial.setting()
+    kinds = list(attack.threat.needs)
+    for kind in kinds:
+        poorer = replace(view, granted=view.granted & ~kind)
+        try:
+            attack.run(poorer, generator(0, "contract"))
+        except MissingKnowledge as error:
+            need(str(kind) in str(error), f"without {kind} it is refused, but the message does not say so: {error}")
+        else:
+            raise Broken(f"its threat needs {kind}, yet it runs without: declare less, or call view.need(...)")
+    return str(attack.threat.needs)
+
+
+def beats_blind(trial: Trial) -> str:
+    """On the undefended toy it does better than who never saw the wire, by more than chance explains."""
+    run, goal = trial.first, trial.make().goal
+    match goal:
+        case Goal.INPUTS:
+            return _beats_blind_images(run)
+        case Goal.LABELS:
+            truth = run.session.truth(run.view.ids).labels
+            view, guess = run.view, run.guess
+            label = score_labels(guess.labels, guess.scores, truth, classes=view.classes, prior=view.class_prior)
+            found = f"leakage {label.leakage}, at least {label.leakage_low}, over {label.n} victims"
+            need(label.leakage_low is not None and label.leakage_low > 0, f"no better than a blind guess: {found}")
+            return found
+        case Goal.CANDIDATES:
+            assert run.guess.choices is not None  # `answers` has seen to it
+            count = len(run.view.candidates)
+            choice = score_choices(run.guess.choices, run.session.choices(run.view), n_candidates=count)
+            found = f"{choice.accuracy:.2f} of {choice.n} named right, blind {choice.chance:.2f}"
+            need(choice.accuracy_low > choice.chance, f"no better than a blind guess: {found}")
+            return found
+    return f"guesses after {goal} are not scored yet"
+
+
+def _beats_blind_images(run: Run) -> str:
+    """Mean SSIM above that of the best blind guess by two standard errors of the paired difference."""
+    view, aux = run.view, run.session.data.aux
+    truth = run.session.truth(view.ids)
+    told = Sees.LABELS in on_the_wire(view.party, view.mode, view.labels)
+    known = {"labels_known": truth.labels} if told else {"n": len(truth)}
+    blind = ssim(blind_images(aux.inputs, aux.labels, **known).images, truth.inputs)
+    assert run.guess.images is not None  # `answers` has seen to it
+    reached = ssim(run.guess.images, truth.inputs)
+    gain = reached - blind
+    error = float(gain.std() / len(gain) ** 0.5)
+    found = f"ssim {float(reached.mean()):.3f}, blind {float(blind.mean()):.3f}"
+    need(float(gain.mean()) > 2 * error and float(gain.mean()) > 1e-3, f"no better than a blind guess: {found}")
+    return found

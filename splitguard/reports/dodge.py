@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the labels of crowded marks where they cover each other least."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from splitguard.reports.chart import Axis, Chart, Mark
+
+__all__ = ["spread"]
+
+#: Side by side, from the first choice to the last, and where the middle of the label then lies, in pixels.
+PLACES = {
+    "top right": (11, -9),
+    "bottom right": (11, 10),
+    "top left": (-11, -9),
+    "bottom left": (-11, 10),
+    "top center": (0, -13),
+    "bottom center": (0, 14),
+    "middle right": (15, 0),
+    "middle left": (-15, 0),
+}
+#: The size of a panel on a phone, where it is tightest, and what a mark and a character take, in pixels.
+WIDTH, HEIGHT, MARK, CHARACTER, LINE = 300, 250, 9, 6.5, 12
+Box = tuple[float, float, float, float]
+
+
+def spread(chart: Chart) -> Chart:
+    """The chart with each label at the place where it overlaps the fewest marks and labels so far."""
+    middles = {id(m): _middle(m, chart) for s in chart.series if s.symbol for m in s.marks}
+    taken: list[Box] = [(x, y, MARK, MARK) for x, y in middles.values()]
+
+    def placed(mark: Mark) -> Mark:
+        if not mark.label or id(mark) not in middles:
+            return mark
+        x, y = middles[id(mark)]
+        boxes = {where: (x + dx, y + dy, CHARACTER * len(mark.label), LINE) for where, (dx, dy) in PLACES.items()}
+        best = min(boxes, key=lambda where: sum(_overlap(boxes[where], other) for other in taken))
+        taken.append(boxes[best])
+        return replace(mark, beside=best)
+
+    return replace(chart, series=tuple(replace(s, marks=tuple(map(placed, s.marks))) for s in chart.series))
+
+
+def _middle(mark: Mark, chart: Chart) -> tuple[float, float]:
+    def share(value: float, axis: Axis) -> float:
+        return (value - axis.low) / (axis.high - axis.low)
+
+    return WIDTH * share(mark.x, chart.x), HEIGHT * (1 - share(mark.y, chart.y))
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """The area that two boxes, given by middle and size, have in common."""
+    wide, high = ((a[2 + i] + b[2 + i]) / 2 - abs(a[i] - b[i]) for i in (0, 1))
+    return max(wide, 0.0) * max(high, 0.0)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the deployments of a run folder: gathers what belongs to each, numbers and names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from splitguard.api import Profile
+from splitguard.matrix import Cell, Record
+from splitguard.matrix.record import described
+from splitguard.reports.facts import Deployment
+
+if TYPE_CHECKING:
+    from splitguard.matrix import Results
+
+__all__ = ["SEPARATOR", "UNDEFENDED", "comparable", "deployments"]
+
+#: What names a deployment where it differs between deployments, beside mode, cut and defense.
+CONTEXT = ("dataset", "model", "clients", "partition")
+SEPARATOR = " \N{MIDDLE DOT} "
+UNDEFENDED = "undefended"
+
+
+def deployments(results: Results) -> list[Deployment]:
+    """All deployments of the matrix, in its order, those that have not been run included."""
+    groups: dict[str, tuple[list[Record], list[tuple[Cell, str]]]] = {}
+    cells: dict[str, Cell] = {}
+    for value in results.matrix["cells"]:
+        cell = Cell.from_json(value)
+        cells.setdefault(cell.deployment_key(), cell)
+        groups.setdefault(cell.deployment_key(), ([], []))
+    for record in results.records:
+        groups[record.cell.deployment_key()][0].append(record)
+    for cell, phase in results.missing:
+        groups[cell.deployment_key()][1].append((cell, phase))
+    rows = {str(row["deployment"]): row for row in _plain(results)}
+    names = _names(list(cells.values()))
+    attacks = _short(str(r.cell.attack) for r in results.records)
+    return [
+        Deployment(
+            number=number,
+            cell=cell,
+            name=names[key],
+            row=rows.get(key, {}),
+            records=tuple(groups[key][0]),
+            missing=tuple(groups[key][1]),
+            twin=cell.twin().deployment_key(),
+            attacks=attacks,
+        )
+        for number, (key, cell) in enumerate(cells.items(), start=1)
+    ]
+
+
+def comparable(everyone: Sequence[Deployment]) -> dict[str, list[Deployment]]:
+    """Deployments that may be held against each other, by data set: at the strongest adversary considered.
+
+    Where a matrix asks for adaptive and for static attacks, those are the adaptive ones.
+    """
+    strongest = max((Profile.parse(d.cell.profile) for d in everyone), default=None)
+    adaptive = any(d.cell.adaptive for d in everyone)
+    out: dict[str, list[Deployment]] = {}
+    for one in everyone:
+        if Profile.parse(one.cell.profile) == strongest and one.cell.adaptive == adaptive:
+            out.setdefault(str(one.cell.data["name"]), []).append(one)
+    return out
+
+
+def _training_differences(cells: Sequence[Cell]) -> list[str]:
+    """Training settings that differ between cells, apart from whether the head is frozen, which counts as a defense."""
+    names = dict.fromkeys(name for cell in cells for name in cell.training if name not in ("head", "pretrain_epochs"))
+    return [name for name in names if len({str(cell.training.get(name)) for cell in cells}) > 1]
+
+
+def _plain(results: Results) -> Iterator[dict[str, Any]]:
+    """The rows of the summary with None for what is missing."""
+    import pandas as pd
+
+    for row in results.summary.to_dict("records"):
+        yield {str(k): None if pd.isna(v) else v for k, v in row.items()}
+
+
+def _names(cells: Sequence[Cell]) -> dict[str, str]:
+    """A name for each deployment key: mode, cut and defense, then what else differs."""
+    shown = [described(cell) for cell in cells]
+    differ = [name for name in CONTEXT if len({row[name] for row in shown}) > 1]
+    trained = _training_differences(cells)
+    out = {}
+    for cell, row in zip(cells, shown, strict=True):
+        plain = Deployment(0, cell, "", {}, (), (), "")
+        parts = [plain.mode, *([plain.cut] if plain.cut else []), plain.defense if plain.defended else UNDEFENDED]
+        parts += [f"{row[name]} clients" if name == "clients" else str(row[name]) for name in differ]
+        parts += [f"{name}={cell.training.get(name)}" for name in trained]
+        if len({other.profile for other in cells}) > 1:
+            parts.append(f"against {cell.profile}")
+        if len({other.adaptive for other in cells}) > 1:
+            parts.append("adaptive attacks" if cell.adaptive else "static attacks")
+        out[cell.deployment_key()] = SEPARATOR.join(parts)
+    return out
+
+
+def _short(names: Iterable[str]) -> dict[str, str]:
+    """Each attack without its settings, unless two differ in nothing else."""
+    full = list(dict.fromkeys(names))
+    plain = [name.partition("(")[0] for name in full]
+    return {name: base if plain.count(base) == 1 else name for name, base in zip(full, plain, strict=True)}

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The toy attacks have names while these tests run, and no longer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from splitguard.api import ATTACKS
+from tests.matrix.toys import TOYS
+
+
+@pytest.fixture(autouse=True)
+def _toys_have_names() -> Iterator[None]:
+    ATTACKS.load()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, toy in TOYS.items():
+            patch.setitem(ATTACKS._found, name, toy)
+            patch.setattr(toy, "name", name)
+        yield

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scoring one guess: 0 for the blind guess, 1 for the truth, and marks for attacks that did not do their work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from splitguard.api import Attack, Goal, Guess, Labels, Mode, Party, Sees, Threat, View, build_defense
+from splitguard.data import load
+from splitguard.engine.session import Session
+from splitguard.engine.train import train
+from splitguard.engine.training import Training
+from splitguard.errors import BadSetting
+from splitguard.matrix.halves import image_halves, label_halves, positions
+from splitguard.matrix.judge import judge, optimisation_ratio
+from splitguard.metrics import blind_images, score_labels
+from splitguard.models import make_model
+from splitguard.privacy import candidate_bound
+
+
+def session(**how: Any) -> Session:
+    data = load("faces", clients=2, train=40, victims={"member": 6, "query": 6})
+    module = make_model("lenet", input_shape=data.input_shape, classes=2, seed=0)
+    quick = Training(epochs=2, batch_size=16, optimizer={"name": "sgd", "lr": 0.02})
+    return train(module, data, training=quick, **{"cut": "conv1", **how})
+
+
+@pytest.fixture(scope="module")
+def plain() -> Session:
+    return session()
+
+
+@dataclass
+class Given(Attack):
+    """Hands over what the test gives it; its loss is the distance to ``aim``."""
+
+    goal: ClassVar[Goal] = Goal.INPUTS
+    threat: ClassVar[Threat] = Threat(Sees.SMASHED)
+    aim: Tensor | None = None
+
+    def run(self, view: View, generator: torch.Generator) -> Guess:
+        raise AssertionError
+
+    def objective(self, view: View, images: Tensor) -> Tensor | None:
+        return None if self.aim is None else (images - self.aim).square().flatten(1).sum(1)
+
+
+@dataclass
+class GivenLabels(Given):
+    """After labels."""
+
+    goal: ClassVar[Goal] = Goal.LABELS
+    threat: ClassVar[Threat] = Threat(Sees.LABEL_GRAD, (Party.SERVER, Party.CLIENT))
+
+
+@dataclass
+class GivenChoices(Given):
+    """After candidates."""
+
+    goal: ClassVar[Goal] = Goal.CANDIDATES
+    threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.CANDIDATES)
+
+
+def test_the_truth_scores_one_and_the_blind_guess_exactly_zero(plain: Session) -> None:
+    for phase, told in (("training", True), ("query", False)):
+        attack = Given()
+        view = plain.view(attack, phase=phase)
+        truth = plain.truth(view.ids)
+        right = judge(plain, attack, view, Guess(view.ids, images=truth.inputs)).values
+        assert right["leakage"] == pytest.approx(1, abs=1e-6)
+        assert (right["reid"], right["recovered"], right["mse"]) == (1, 1, 0)
+        # Labels of member victims crossed the wire; those of query victims never do.
+        known = {"labels_known": truth.labels} if told else {"n": len(truth)}
+        blind = blind_images(plain.data.aux.inputs, plain.data.aux.labels, seed=plain.seed, **known)
+        nothing = judge(plain, attack, view, Guess(view.ids, images=blind.images)).values
+        assert nothing["leakage"] == 0
+        assert nothing["ssim"] == nothing["blind"]
+        assert (right["weak"], right["loss_ratio"], right["converged"]) == (None, None, None)
+
+
+def test_what_is_kept_draws_the_victims_again(plain: Session) -> None:
+    attack = Given()
+    view = plain.view(attack)
+    truth = plain.truth(view.ids).inputs
+    arrays = judge(plain, attack, view, Guess(view.ids, images=1 - truth)).arrays
+    assert torch.equal(torch.from_numpy(arrays["ids"]), view.ids)
+    assert torch.equal(torch.from_numpy(arrays["truth"]), (truth * 255).round().byte())
+    assert torch.equal(torch.from_numpy(arrays["guess"]), ((1 - truth) * 255).round().byte())
+    assert arrays["score_ssim"].shape == (6,)
+
+
+def test_an_attack_that_did_not_optimise_is_weak(plain: Session) -> None:
+    view = plain.view(Given())
+    truth = plain.truth(view.ids).inputs
+    attack = Given(aim=truth)
+    for guess, weak in ((truth, False), (1 - truth, True), (truth + 1e-5, False)):
+        images = guess.clamp(0, 1)
+        values = judge(plain, attack, view, Guess(view.ids, images=images, converged=True)).values
+        assert values["weak"] is weak
+        assert values["converged"] is True
+    # Without noise the loss at the truth is 0, and the ratio is that of the two floors.
+    blind = torch.full_like(truth, 0.5)
+    assert optimisation_ratio(attack, view, guess=truth, truth=truth, blind=blind) == 1
+    loss = attack.objective(view, blind)
+    assert loss is not None
+    half = (truth - blind) * 0.5 + blind  # a quarter of the blind guess's loss
+    assert optimisation_ratio(attack, view, guess=half, truth=truth, blind=blind) == pytest.approx(0.001 / 0.251)
+
+
+@pytest.mark.parametrize(
+    ("attack", "guess", "message"),
+    [
+        (Given(), {"labels": torch.zeros(6, dtype=torch.int64)}, "hands over images; its guess has none"),
+        (GivenChoices(), {"images": torch.zeros(6, 1, 25, 25)}, "hands over choices; its guess has none"),
+        (Given(), {"images": torch.full((6, 1, 25, 25), 1.5)}, r"\[0, 1\]"),
+        (Given(), {"images": torch.full((6, 1, 25, 25), torch.nan)}, "NaN|finite"),
+    ],
+)
+def test_a_guess_that_is_not_one_is_refused(
+    plain: Session, attack: Attack, guess: dict[str, Any], message: str
+) -> None:
+    view = plain.view(attack)
+    with pytest.raises(BadSetting, match=message):
+        judge(plain, attack, view, Guess(view.ids, **guess))
+    with pytest.raises(BadSetting, match="all of them in that order"):
+        judge(plain, attack, view, Guess(view.ids.flip(0), **guess))
+
+
+@pytest.mark.parametrize("how", [{"labels": Labels.SERVER}, {"mode": Mode.U_SHAPED}])
+def test_labels_are_scored_against_chance(how: dict[str, Any]) -> None:
+    found = session(**how)
+    attack = GivenLabels()
+    view = found.view(attack)
+    truth = found.truth(view.ids).labels
+    right = judge(found, attack, view, Guess(view.ids, scores=torch.nn.functional.one_hot(truth).float())).values
+    assert (right["label_auc"], right["leakage"], right["label_accuracy"]) == (1, 1, 1)
+    same = judge(found, attack, view, Guess(view.ids, scores=torch.zeros(len(truth), 2))).values
+    assert (same["label_auc"], same["leakage"]) == (0.5, 0)
+
+
+def test_choices_are_scored_beside_their_bound() -> None:
+    noisy = session(defense=build_defense({"gaussian": {"epsilon": 50}}))
+    attack = GivenChoices()
+    for phase, releases in (("training", 2), ("query", 1)):
+        view = noisy.view(attack, phase=phase)
+        right = judge(noisy, attack, view, Guess(view.ids, choices=noisy.choices(view))).values
+        assert (right["choice_accuracy"], right["leakage"], right["blind"]) == (1, 1, 1 / 6)
+        sigma, (guarantee,) = noisy.defense.noise_std(), noisy.guarantees
+        assert guarantee.sensitivity is not None
+        wanted = candidate_bound(candidates=6, sigma=sigma, clip=guarantee.sensitivity / 2, releases=releases)
+        assert right["bound"] == wanted
+        named = view.candidates[noisy.choices(view)]
+        assert torch.equal(named, noisy.truth(view.ids).inputs)
+        assert not torch.equal(view.candidates, noisy.truth(view.ids).inputs)  # their order tells nothing
+
+
+def test_no_bound_without_an_account(plain: Session) -> None:
+    attack = GivenChoices()
+    view = plain.view(attack)
+    assert judge(plain, attack, view, Guess(view.ids, choices=plain.choices(view))).values["bound"] is None
+
+
+def test_halves_are_disjoint_complete_and_the_same_for_every_attack() -> None:
+    choose, report = positions(11, 3)
+    assert sorted([*choose.tolist(), *report.tolist()]) == list(range(11))
+    assert all(torch.equal(a, b) for a, b in zip(positions(11, 3), (choose, report), strict=True))
+    assert [p.tolist() for p in positions(1, 0)] == [[0], [0]]
+
+
+def test_leakage_on_each_half_is_its_closed_form() -> None:
+    ssim, blind = torch.linspace(0.1, 0.8, 8).double(), torch.full((8,), 0.2).double()
+    hits = torch.tensor([1.0, 0, 0, 1, 1, 0, 1, 1])
+    choose, report = positions(8, 5)
+    halves = image_halves({"ssim": ssim, "blind": blind, "reid_pixel": hits}, 5)
+    for name, chosen in (("choose", choose), ("report", report)):
+        assert halves["leakage"][name] == pytest.approx((float(ssim[chosen].mean()) - 0.2) / 0.8)
+        assert halves["reid_pixel"][name] == pytest.approx(float(hits[chosen].mean()))
+    assert set(halves) == {"leakage", "reid_pixel"}
+    scores, truth = torch.rand(8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1] * 4)
+    prior = torch.tensor([0.5, 0.5])
+    on_halves = label_halves(None, scores, truth, classes=2, prior=prior, seed=5)["leakage"]
+    alone = score_labels(None, scores[report], truth[report], classes=2, prior=prior)
+    assert on_halves["report"] == alone.leakage
+
+
+def test_a_goal_nobody_scores_is_said(plain: Session) -> None:
+    view = replace(plain.view(Given()))
+    other = type("Member", (Given,), {"goal": Goal.MEMBERSHIP})()
+    with pytest.raises(ValueError, match="does not score attacks after membership yet"):
+        judge(plain, other, view, Guess(view.ids))
