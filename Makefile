@@ -8,7 +8,7 @@ READY := .venv/.ready
 WORKERS ?= 2
 TESTS ?= tests
 DEMO := runs/faces
-BENCHMARKS := $(sort $(wildcard benchmarks/[!_]*.py))
+BENCHMARKS := $(filter-out benchmarks/timing.py,$(sort $(wildcard benchmarks/*.py)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check test-slow bench clean
@@ -47,7 +47,7 @@ test-slow: $(READY)  ## the minutes of evidence; TESTS=tests/test_packaging.py p
 	$(BIN)/pytest -m slow $(TESTS)
 
 bench: $(READY)  ## measure what the README claims about speed
-	@for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+	@for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python -m $$(echo $${file%.py} | tr / .) || exit 1; done
 
 clean:  ## remove .venv, the demo's results, and every cache
 	rm -rf .venv $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

@@ -129,7 +129,8 @@ class InverseNetwork(Attack):
 
 def _blend(decoder: Decoder, ridge: LinearInverse, share: float, smashed: Tensor) -> Tensor:
     """``share`` of the decoder's image and the rest of the regression's, in [0, 1]."""
-    return (share * decoder(smashed) + (1 - share) * ridge(smashed)).clamp(0, 1)
+    mixed: Tensor = share * decoder(smashed) + (1 - share) * ridge(smashed)
+    return mixed.clamp(0, 1)
 
 
 def _best_share(decoder: Decoder, ridge: LinearInverse, smashed: Tensor, images: Tensor) -> float:

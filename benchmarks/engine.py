@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What splitting costs: a split training step over the same step on the network in one piece.
 
-Run: ``python benchmarks/engine.py [--out FILE]``. The target is at most 1.02 for resnet18, and at most 1.10 or half a
+Run: ``python -m benchmarks.engine [--out FILE]``. The target is at most 1.02 for resnet18, and at most 1.10 or half a
 millisecond a step for lenet, whichever is larger.
 """
 
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _timing import paired, write
 from torch import nn
 
+from benchmarks.timing import paired, write
+from splitguard.data.rows import Rows
 from splitguard.engine.cut import split
 from splitguard.engine.defense import Batch, Context, Defense
 from splitguard.engine.links import Link
@@ -24,7 +25,6 @@ from splitguard.engine.parties import Client, Server, Stage, Surroundings
 from splitguard.engine.threat import Labels
 from splitguard.engine.training import Training
 from splitguard.engine.wire import Phase
-from splitguard.data.rows import Rows
 from splitguard.models import make_model
 
 CASES = [("lenet", "conv2", (1, 28, 28), 64, 12), ("resnet18", "layer2", (3, 32, 32), 16, 2)]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,65 @@ from splitguard.data import load as load_data
 from splitguard.data.rows import Data
 from splitguard.engine.defense import Defense
 from splitguard.engine.progress import bar
-from splitguard.engine.roles import Attack, ClientAttack, OnlineAttack, ServerAttack
+from splitguard.engine.roles import Attack, ClientAttack, Guess, OnlineAttack, ServerAttack
 from splitguard.engine.session import Session
-from splitguard.engine.threat import Labels, Mode
+from splitguard.engine.threat import Labels, Mode, Profile
 from splitguard.engine.train import train as train_module
 from splitguard.engine.training import Training
+from splitguard.engine.view import View
 from splitguard.errors import BadSetting, near_miss
 from splitguard.models import make_model
 
-__all__ = ["attack", "defense", "train"]
+__all__ = ["Trained", "attack", "defense", "train"]
 
 Model = str | Mapping[str, Any] | nn.Module
+
+
+@dataclass
+class Trained(Session):
+    """A session that scores guesses: what a notebook works with. It knows the truth, and shows it to no attack."""
+
+    _asked: tuple[Attack, View] | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def of(cls, session: Session) -> Trained:
+        """The same session."""
+        return cls(**{f.name: getattr(session, f.name) for f in fields(session)})
+
+    def view(
+        self,
+        attack: Attack,
+        *,
+        phase: str = "training",
+        profile: Profile = Profile.HEAD_KNOWN,
+        adaptive: bool = True,
+    ) -> View:
+        """As `Session.view`; `score` takes a guess to answer the latest one."""
+        view = super().view(attack, phase=phase, profile=profile, adaptive=adaptive)
+        self._asked = (attack, view)
+        return view
+
+    def score(self, guess: Guess, *, attack: Attack | None = None, view: View | None = None) -> dict[str, Any]:
+        """Compares a guess with the truth.
+
+        Args:
+            guess: made from a view of this session.
+            attack: which made it; by default that of the latest call of `view`.
+            view: what it was made from; likewise.
+
+        Returns:
+            the measures of the goal, as in results.csv: for inputs ssim, lpips, psnr, mse, reid, blind, leakage with
+            its interval over victims, and more. Missing values are None.
+
+        Raises:
+            BadSetting: if no view was asked for, or the guess answers for other rows.
+        """
+        from splitguard.matrix.judge import judge
+
+        asked = self._asked if attack is None or view is None else (attack, view)
+        if asked is None:
+            raise BadSetting("score compares a guess with the view it was made from: call view first, or give both")
+        return dict(judge(self, *asked, guess).values)
 
 
 def attack(name: str, **settings: Any) -> Attack:
@@ -52,7 +101,7 @@ def train(
     beside: Sequence[OnlineAttack] = (),
     checkpoint: str | Path | None = None,
     progress: bool = False,
-) -> Session:
+) -> Trained:
     """Trains one deployment.
 
     Args:
@@ -80,7 +129,7 @@ def train(
         module = make_model(model, input_shape=rows.input_shape, classes=rows.classes, seed=seed)
     settings = training if isinstance(training, Training) else Training.parse(training or {})
     with bar(f"{mode}", shown=progress) as report:
-        return train_module(
+        session = train_module(
             module,
             rows,
             mode=Mode(_one_of(mode, Mode, "mode")),
@@ -94,6 +143,7 @@ def train(
             checkpoint=None if checkpoint is None else Path(checkpoint),
             progress=report,
         )
+    return Trained.of(session)
 
 
 def _one_of(name: str, kind: type[Mode] | type[Labels], what: str) -> str:

@@ -63,7 +63,7 @@ class Decoder(nn.Module):
         self.rise = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in self.sizes)
         self.leave = nn.Conv2d(width, channels, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.leave.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("start_logit", torch.zeros(input_shape))
 
     def begin(self, smashed: Tensor, images: Tensor) -> None:

@@ -170,7 +170,7 @@ def joint_round(parcel: Parcel, server: Server, around: Surroundings, draws: int
         for stage in stages:
             out = stage.module(out)
         loss = cross_entropy(out, parcel.labels)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+    loss.backward()
     for stage in stages:
         stage.step()
     return loss.detach()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -40,18 +41,16 @@ class Observer:
     def notify(self, exchanges: Sequence[Exchange], body: nn.Module) -> None:
         """After a round: brings the copy of the body up to date and shows each exchange."""
         with torch.no_grad():
-            for mine, live in zip(self._copy.parameters(), body.parameters(), strict=True):
-                mine.copy_(live)
-            for mine, live in zip(self._copy.buffers(), body.buffers(), strict=True):
-                mine.copy_(live)
+            live = body.state_dict()
+            for name, mine in self._copy.state_dict().items():
+                mine.copy_(live[name])
         self._copy.train(body.training)
-        for exchange in exchanges:
-            shown = self.masked(exchange)
-            self._quietly(lambda shown=shown: self.attack.observe(shown, self._view, self._generator))
+        for shown in map(self.masked, exchanges):
+            self._quietly(partial(self.attack.observe, shown, self._view, self._generator))
 
     def masked(self, exchange: Exchange) -> Exchange:
         """A copy of the exchange without the channels that are not granted, in memory of its own."""
-        visible = {}
+        visible: dict[str, Any] = {}
         for name in ("smashed", *CHANNELS):
             value = getattr(exchange, name)
             hidden = name in CHANNELS and not self._view.shows(name)

@@ -144,7 +144,7 @@ class Client:
             # An in-place first layer must not write into what arrived.
             logits = self.tail.module(leaf.clone())
             value = cross_entropy(logits, labels)
-        value.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        value.backward()
         assert leaf.grad is not None
         return value.detach(), leaf.grad, logits.detach()
 
@@ -205,7 +205,7 @@ class Server:
         assert out is not None
         assert leaf is not None
         if out.requires_grad:
-            out.backward(returned)  # type: ignore[no-untyped-call]  # torch does not annotate it
+            out.backward(returned)
             self.body.step()
         return leaf.grad
 

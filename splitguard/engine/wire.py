@@ -91,7 +91,8 @@ class Releases:
     def where(self, chosen: Tensor) -> Releases:
         """The entries at a boolean mask (R,) or at positions (M,)."""
         taken: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Releases(**{k: None if v is None else v[chosen] for k, v in taken.items()})
+        rows: dict[str, Any] = {k: None if v is None else v[chosen] for k, v in taken.items()}
+        return Releases(**rows)
 
     def last(self, ids: Tensor) -> Releases:
         """For each id, in this order, its latest entry.
@@ -166,4 +167,5 @@ def entries(exchange: Exchange, chosen: Tensor, head: int) -> Releases:
 def joined(pieces: list[Releases]) -> Releases:
     """All pieces as one; pieces of one part carry the same channels."""
     columns: dict[str, Any] = {f.name: [getattr(p, f.name) for p in pieces] for f in fields(Releases)}
-    return Releases(**{k: None if v[0] is None else torch.cat(v) for k, v in columns.items()})
+    whole: dict[str, Any] = {k: None if v[0] is None else torch.cat(v) for k, v in columns.items()}
+    return Releases(**whole)

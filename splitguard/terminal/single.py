@@ -108,11 +108,12 @@ def attack(
     module = make_model(
         deployment["model"], input_shape=data.input_shape, classes=data.classes, seed=deployment["seed"]
     )
-    session = Session.load(folder, module=module, data=data, defense=facade.defense(deployment["defense"]))
+    loaded = Session.load(folder, module=module, data=data, defense=facade.defense(deployment["defense"]))
+    session = facade.Trained.of(loaded)
     attacker = facade.attack(name, **parse_settings(settings))
     view = session.view(attacker, phase=phase, profile=Profile.parse(profile), adaptive=adaptive)
     guess = attacker.run(view, generator(seed, "attack"))
-    scores = session.score(guess, attack=attacker, view=view)
+    scores = session.score(guess)
     budget = dataclasses.asdict(guess.budget)
     if as_json:
         print(json.dumps({"attack": name, "phase": phase, "scores": scores, "budget": budget}))

@@ -84,7 +84,7 @@ def test_a_head_trained_for_it_depends_less_on_inputs_it_never_saw() -> None:
         penalty = NoPeek(weight=2.0).penalty(seen, smashed(seen.inputs), gen)
         assert penalty is not None
         optimizer.zero_grad()
-        penalty.backward()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        penalty.backward()
         optimizer.step()
     after = definition(inputs[128:], smashed(inputs[128:]))
     assert before > 0.9

@@ -95,7 +95,7 @@ def test_vanilla_with_several_clients_is_centralized_training_on_their_batches_i
 
 def test_splitfed_averaging_each_round_equals_centralized_sgd_on_the_pooled_batch() -> None:
     data = toys.data(3, sizes=(20, 15, 11))
-    settings = {
+    settings: dict[str, Any] = {
         "epochs": 2,
         "batch_size": 5,
         "optimizer": {"name": "sgd", "lr": 0.1},
@@ -129,7 +129,7 @@ def test_splitfed_averaging_each_round_equals_centralized_sgd_on_the_pooled_batc
 def test_fedavg_equals_the_hand_computation_on_unequal_clients_buffers_included() -> None:
     data = toys.data(2, sizes=(30, 16))
     base = toys.resnet()
-    settings = {"epochs": 1, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.1}}
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.1}}
     heads: list[dict[str, Tensor]] = []
     from splitguard.engine import parties
 
@@ -186,7 +186,7 @@ def test_frozen_head_does_not_move_and_no_gradient_comes_down() -> None:
     assert releases is not None
     assert releases.cut_grad is None
     assert session.costs["bytes_down"] == 0
-    assert releases.head.unique().numel() == 1
+    assert len(set(releases.head.tolist())) == 1
     snapshot = session.transcript.snapshots[int(releases.head[0])]
     for name, value in session.split.head.state_dict().items():
         assert torch.equal(value, snapshot[f"head.{name}"])

@@ -40,7 +40,7 @@ class Reader(Attack):
 
 
 def reader(needs: Sees, goal: Goal = Goal.INPUTS, *parties: Party) -> Reader:
-    made = type("Made", (Reader,), {"goal": goal, "threat": Threat(needs, parties or (Party.SERVER,))})
+    made: type[Reader] = type("Made", (Reader,), {"goal": goal, "threat": Threat(needs, parties or (Party.SERVER,))})
     return made()
 
 
@@ -219,10 +219,10 @@ class Lazy(ClientAttack):
 
 def test_the_clients_seat_replaces_its_own_gradients() -> None:
     data = toys.data(1)
-    how = {"training": Training(epochs=1, batch_size=8, optimizer={"name": "sgd", "lr": 0.1}), "labels": Labels.SERVER}
+    training = Training(epochs=1, batch_size=8, optimizer={"name": "sgd", "lr": 0.1})
     start = toys.lenet().state_dict()
     lazy = Lazy()
-    run = train(toys.lenet(), data, cut="conv2", active=lazy, **how)
+    run = train(toys.lenet(), data, cut="conv2", active=lazy, training=training, labels=Labels.SERVER)
     assert lazy.steps == list(range(6))
     assert torch.equal(run.split.head.state_dict()["conv1.weight"], start["conv1.weight"])
     assert not torch.equal(run.split.body.state_dict()["fc2.weight"], start["fc2.weight"])

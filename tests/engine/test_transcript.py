@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -62,7 +64,7 @@ def test_snapshots_are_kept_up_to_the_stated_bytes_the_latest_ones() -> None:
     transcript = Transcript(keep)
     for step in range(6):
         state = {"head.w": torch.full((10,), float(step))}
-        transcript.append(exchange(step, [0, 1]), made_by=(-1, step), head=lambda state=state: state)
+        transcript.append(exchange(step, [0, 1]), made_by=(-1, step), head=partial(dict, state))
     rows = transcript.releases("training")
     assert rows is not None
     assert rows.head.tolist() == [-1, -1, -1, 3, 4, 5]
