@@ -63,7 +63,7 @@ class Registry(Generic[T]):
             old = self._found.get(name)
             if old is not None:
                 raise BadSetting(
-                    f"the {self.what} name {name!r} is taken: {old.__module__} filed it, and {cls.__module__} wants it. "
+                    f"the {self.what} name {name!r} is taken: {old.__module__} filed it, {cls.__module__} wants it. "
                     "Choose another name; if both are the same file, it was imported under two names."
                 )
             self._found[name] = cls

@@ -47,7 +47,7 @@ def resolve(
         module: the whole network.
         input_shape: of one input.
         mode: with ``u-shaped`` and one cut, the second is the legal cut before the last layer.
-        cut: a layer, two layers, or ``"first..second"``; None means the first legal cut.
+        cut: a layer, two layers, or ``"first..second"``; None means the first legal cut after a layer with parameters.
         labels: None means ``client`` with two cuts and ``sent`` with one.
         defense: may move the cuts.
 
@@ -58,7 +58,8 @@ def resolve(
     legal = tuple(legal_cuts(module, input_shape))
     if not legal:
         raise BadCut("this network has no legal cut: every place between its layers is bridged by a skip connection")
-    names = tuple(cut.split("..")) if isinstance(cut, str) else (cut or (legal[0].name,))
+    first = next((c for c in legal if c.client_params > 0), legal[0])
+    names = tuple(cut.split("..")) if isinstance(cut, str) else (cut or (first.name,))
     if len(names) > 2 or not all(names):
         raise BadCut(f"a cut is one layer or two, as in conv2 or conv2..fc1; got {cut!r}")
     if mode is Mode.U_SHAPED and len(names) == 1:

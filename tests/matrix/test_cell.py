@@ -52,7 +52,7 @@ CELL = Cell(
     seed=11,
 )
 
-PINNED = {1: ("?", "?", "?")}
+PINNED = {1: ("c06e363a993eb12f", "272dd8776a21a0e4", "d8dd1d996b9bb315")}
 
 
 def test_keys_of_a_cell_without_defaults_are_pinned() -> None:
