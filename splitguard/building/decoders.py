@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -29,13 +30,15 @@ class _Residual(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Smashed data (N, *cut), standardised inside, to images (N, C, H, W) in [0, 1]; untrained, it answers the mean.
+    """Improves on a first guess: smashed data (N, *cut) and a guess (N, C, H, W) to images (N, C, H, W).
 
     A spatial cut goes through a convolution, residual blocks at its own resolution, then doublings up to the input's
-    size, each a bilinear resize and a convolution; a flat cut first through a linear layer to a quarter of that size.
+    size, each a bilinear resize and a convolution; any other cut first through a linear layer to a quarter of that size.
+    The guess joins there, two more convolutions look at both, and what they make is added to the guess: untrained, the
+    decoder hands the guess back. Smashed data are standardised inside. The output is not clipped to the inputs' range.
 
     Args:
-        cut_shape: (C', H', W') or (D,).
+        cut_shape: (C', H', W'), or any other shape, which is flattened.
         input_shape: (C, H, W).
         width: channels.
         blocks: residual blocks at the cut's resolution.
@@ -43,66 +46,56 @@ class Decoder(nn.Module):
 
     mean: Tensor
     std: Tensor
-    start_logit: Tensor
 
     def __init__(self, cut_shape: tuple[int, ...], input_shape: tuple[int, ...], *, width: int, blocks: int) -> None:
         super().__init__()
-        channels, height, long = input_shape
-        flat = len(cut_shape) != 3
-        start = (-(-height // 4), -(-long // 4)) if flat else (cut_shape[1], cut_shape[2])
-        features = int(torch.tensor(cut_shape).prod())
-        self.width, self.start = width, start
-        self.register_buffer("mean", torch.zeros(1))
-        self.register_buffer("std", torch.ones(1))
+        channels, *size = input_shape
+        self.spatial = len(cut_shape) == 3
+        self.first = (width, *(cut_shape[1:] if self.spatial else (math.ceil(side / 4) for side in size)))
         self.enter: nn.Module = (
-            nn.Linear(features, width * start[0] * start[1]) if flat else nn.Conv2d(cut_shape[0], width, 3, padding=1)
+            nn.Conv2d(cut_shape[0], width, 3, padding=1)
+            if self.spatial
+            else nn.Linear(math.prod(cut_shape), math.prod(self.first))
         )
-        self.flat = flat
         self.blocks = nn.Sequential(*[_Residual(width) for _ in range(blocks)])
-        self.sizes = list(_sizes(start, (height, long)))
+        self.sizes = _doublings(self.first[1:], tuple(size))
         self.rise = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in self.sizes)
+        self.join = nn.Conv2d(width + channels, width, 3, padding=1)
+        self.look = nn.Conv2d(width, width, 3, padding=1)
         self.leave = nn.Conv2d(width, channels, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
-        self.leave.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("start_logit", torch.zeros(input_shape))
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]  # a bias was asked for
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("std", torch.ones(1))
 
-    def begin(self, smashed: Tensor, images: Tensor) -> None:
-        """Takes from a sample of pairs where to begin: the mean image, and the scale of the smashed data.
-
-        Mean and spread of the smashed data are one a channel of a spatial cut, one a unit of a flat one.
-        """
-        self.start_logit = torch.logit(images.mean(0), eps=1e-2)
-        over = (0,) if self.flat else (0, 2, 3)
+    def standardise(self, smashed: Tensor) -> None:
+        """Takes mean and spread of the smashed data from a sample: one a channel of a spatial cut, else one a unit."""
+        over = (0, 2, 3) if self.spatial else (0,)
         self.mean = smashed.mean(over, keepdim=True)
         self.std = smashed.std(over, keepdim=True).clamp(min=1e-3 * float(smashed.std()) + 1e-12)
 
-    def forward(self, smashed: Tensor) -> Tensor:
+    def forward(self, smashed: Tensor, guess: Tensor) -> Tensor:
         """(N, C, H, W)."""
         x = (smashed - self.mean) / self.std
-        x = self.enter(x.flatten(1) if self.flat else x)
-        x = self.blocks(x.view(len(x), self.width, *self.start))
+        x = self.enter(x if self.spatial else x.flatten(1)).view(len(x), *self.first)
+        x = self.blocks(x)
         for size, conv in zip(self.sizes, self.rise, strict=True):
-            x = conv(interpolate(x.relu(), size=size, mode="bilinear", align_corners=False))
-        return torch.sigmoid(self.start_logit + self.leave(x.relu()))
+            x = interpolate(conv(x.relu()), size=size, mode="bilinear", align_corners=False)
+        x = self.join(torch.cat([x.relu(), guess], 1)).relu()
+        out: Tensor = guess + self.leave(self.look(x).relu())
+        return out
 
 
-def _sizes(start: tuple[int, int], end: tuple[int, int]) -> list[tuple[int, int]]:
-    """Doublings from ``start`` up to ``end``, the last one exactly ``end``; nothing if they are equal."""
+def _doublings(start: tuple[int, ...], end: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Sizes from ``start``, which is left out, to ``end``, each side at most twice the one before."""
     steps = [start]
     while steps[-1] != end:
-        height, width = steps[-1]
-        steps.append((min(2 * height, end[0]) if height < end[0] else end[0],
-                      min(2 * width, end[1]) if width < end[1] else end[1]))  # fmt: skip
+        steps.append(tuple(min(2 * side, last) for side, last in zip(steps[-1], end, strict=True)))
     return [after for _, after in pairwise(steps)]
 
 
 def make_decoder(
-    cut_shape: tuple[int, ...],
-    input_shape: tuple[int, ...],
-    *,
-    width: int,
-    blocks: int,
-    generator: torch.Generator,
+    cut_shape: tuple[int, ...], input_shape: tuple[int, ...], *, width: int, blocks: int, generator: torch.Generator
 ) -> Decoder:
     """A decoder whose weights are drawn from ``generator``.
 
@@ -110,7 +103,7 @@ def make_decoder(
         BadSetting: if the inputs are not images.
     """
     if len(input_shape) != 3:
-        raise BadSetting(f"decoders make images (C, H, W); this task's inputs are {input_shape}")
+        raise BadSetting(f"decoders make images (C, H, W); this task's inputs have shape {input_shape}")
     seed = int(torch.randint(2**31, (1,), generator=generator))
     with drawing(derive(seed, "decoder")):
         return Decoder(cut_shape, input_shape, width=width, blocks=blocks)

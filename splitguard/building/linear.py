@@ -10,7 +10,7 @@ from torch import Tensor
 
 from splitguard.errors import BadSetting
 
-__all__ = ["LinearInverse"]
+__all__ = ["CrossFitted", "LinearInverse"]
 
 #: Strengths tried, relative to the mean squared norm of the centred smashed data.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -74,3 +74,37 @@ class LinearInverse:
         """(N, *in): the linear guess for smashed data (N, *cut), not clipped to the range of inputs."""
         change = (smashed.flatten(1) - self.mean_z) @ self.rows.T @ self.weights
         return self.mean_x + change.view(-1, *self.mean_x.shape)
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """Several linear inverses, each fitted without one fold of the rows.
+
+    What is trained on top of a linear guess must see guesses as bad as those it will get; a row's own inverse would have
+    learned the row by heart. So each row is guessed by the inverse that has not seen it, and a victim by the mean of all.
+
+    Attributes:
+        parts: one inverse a fold.
+        fold: (M,) int64, the fold of each row.
+    """
+
+    parts: tuple[LinearInverse, ...]
+    fold: Tensor
+
+    @classmethod
+    def fit(cls, smashed: Tensor, inputs: Tensor, fold: Tensor, *, rows: int) -> CrossFitted:
+        """Fits one inverse for each value in ``fold`` (M,), 0..F-1, to the first ``rows`` pairs outside that fold."""
+        folds = int(fold.max()) + 1
+        chosen = [torch.nonzero(fold != f).flatten()[:rows] for f in range(folds)]
+        return cls(tuple(LinearInverse.fit(smashed[c], inputs[c]) for c in chosen), fold)
+
+    def of_rows(self, smashed: Tensor) -> Tensor:
+        """(M, *in): the guess at each fitted row from its smashed data (M, *cut), which may be a new draw."""
+        out = smashed.new_zeros(len(smashed), *self.parts[0].mean_x.shape)
+        for number, part in enumerate(self.parts):
+            out[self.fold == number] = part(smashed[self.fold == number])
+        return out
+
+    def __call__(self, smashed: Tensor) -> Tensor:
+        """(N, *in): the guess at rows that were not fitted."""
+        return torch.stack([part(smashed) for part in self.parts]).mean(0)

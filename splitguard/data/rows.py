@@ -74,6 +74,7 @@ class Data:
         class_names: one a class, for people.
         partition: how the rows were dealt, as in ``"iid"`` or ``"dirichlet(0.3)"``.
         digest: SHA-256 over which rows are where, 16 hex digits.
+        victim_class: the class of all victims where the task says so, as faces does; everybody knows it. None: any.
 
     Raises:
         BadSetting: if any of that does not hold.
@@ -90,6 +91,7 @@ class Data:
     class_names: tuple[str, ...] = field(default=())
     partition: str = "iid"
     digest: str = ""
+    victim_class: int | None = None
 
     def __post_init__(self) -> None:
         owner: dict[int, str] = {}

@@ -130,6 +130,7 @@ def draw(
         members=member_ids,
         clients=client_ids,
         class_names=pool.class_names,
+        victim_class=pool.victim_class,
         partition=str(how),
         digest=_digest(pool, rows, parts, (member_ids, *client_ids)),
     )

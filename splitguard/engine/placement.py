@@ -40,6 +40,7 @@ def resolve(
     cut: str | tuple[str, ...] | None,
     labels: Labels | None = None,
     defense: Defense | None = None,
+    legal: tuple[Cut, ...] | None = None,
 ) -> Placement:
     """Finds the cuts of a deployment and who owns the labels.
 
@@ -50,12 +51,14 @@ def resolve(
         cut: a layer, two layers, or ``"first..second"``; None means the first legal cut after a layer with parameters.
         labels: None means ``client`` with two cuts and ``sent`` with one.
         defense: may move the cuts.
+        legal: what `legal_cuts` says of this network, where the caller knows it; finding it takes a second or more
+            for a deep one.
 
     Raises:
         BadCut: with the legal cuts near the one asked for.
         NotSupported: if the labels' owner does not fit the number of cuts.
     """
-    legal = tuple(legal_cuts(module, input_shape))
+    legal = tuple(legal_cuts(module, input_shape)) if legal is None else legal
     if not legal:
         raise BadCut("this network has no legal cut: every place between its layers is bridged by a skip connection")
     first = next((c for c in legal if c.client_params > 0), legal[0])

@@ -126,16 +126,10 @@ class Networks:
         """Where this deployment is cut; a combination that does not exist is a refusal, not an error."""
         if mode is Mode.CENTRALIZED:  # one deployment, whatever cuts and label owners are crossed with it
             return Spot(Labels.SENT, (), (), "centralized training has no cut to defend" if defense else None)
-        module, _ = self.module(model, task)
+        module, legal = self.module(model, task)
+        built = build_defense([d.spec for d in defense] or "none")
         try:
-            placed = resolve(
-                module,
-                task.shape,
-                mode=mode,
-                cut=cut,
-                labels=owner,
-                defense=build_defense([d.spec for d in defense] or "none"),
-            )
+            placed = resolve(module, task.shape, mode=mode, cut=cut, labels=owner, defense=built, legal=legal)
         except (BadCut, NotSupported) as error:
             asked = tuple(cut.split("..")) if cut else ()
             return Spot(owner or (Labels.CLIENT if mode is Mode.U_SHAPED else Labels.SENT), asked, asked, str(error))

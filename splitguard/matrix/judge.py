@@ -25,7 +25,7 @@ __all__ = ["WEAK", "Judged", "judge", "optimisation_ratio"]
 #: Below this ratio of losses an attack did not optimise well enough to support a claim of privacy.
 WEAK = 0.9
 #: The loss at the truth of a noiseless release is 0; both losses get this share of the blind guess's loss on top.
-FLOOR = 1e-3
+FLOOR = 1e-2
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,14 @@ def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
     images = _wanted(guess.images, attack, "images").cpu()
     truth = session.truth(view.ids)
     told = Sees.LABELS in on_the_wire(view.party, view.mode, view.labels) and view.phase is Phase.TRAINING
+    # Where all victims are of one class by the task itself, nobody needs the wire to know it.
+    known = told or session.data.victim_class is not None
     aux = session.data.aux
     blind = blind_images(
         aux.inputs,
         aux.labels,
-        n=None if told else len(truth),
-        labels_known=truth.labels if told else None,
+        n=None if known else len(truth),
+        labels_known=truth.labels if known else None,
         seed=session.seed,
     )
     everyone = session.data.members if view.phase is Phase.TRAINING else session.data.query.ids
@@ -107,7 +109,7 @@ def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
 def optimisation_ratio(attack: Attack, view: View, *, guess: Tensor, truth: Tensor, blind: Tensor) -> float | None:
     """How near the attack came to the loss at the truth.
 
-        (L(truth) + f) / (L(guess) + f),    f = 1e-3 L(blind)
+        (L(truth) + f) / (L(guess) + f),    f = L(blind) / 100
 
     with L the mean over victims of the loss that the attack minimises. About 1 or more: the guess explains what was
     sent as well as the truth does. None for attacks that do not optimise per victim.

@@ -104,7 +104,7 @@ def _restless(record: Record) -> tuple[str, str] | None:
 def _incomplete(record: Record) -> tuple[str, str] | None:
     if record.status != "ok" or record.cell.goal != Goal.INPUTS or record.values.get("lpips") is not None:
         return None
-    return "LPIPS is missing, so victims were re-identified by pixels only; `splitguard doctor` says how to get it", ""
+    return "LPIPS is missing, so victims were re-identified by pixels only; splitguard doctor says how to get it", ""
 
 
 def _records(title: str, meaning: str, everyone: Sequence[Deployment], why: Why) -> Group:

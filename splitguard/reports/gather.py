@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from splitguard.api import Profile
-from splitguard.matrix import Cell, Record
+from splitguard.matrix import Cell, Plugin, Record
 from splitguard.matrix.record import described
 from splitguard.reports.facts import Deployment
 
 if TYPE_CHECKING:
     from splitguard.matrix import Results
 
-__all__ = ["SEPARATOR", "UNDEFENDED", "comparable", "deployments"]
+__all__ = ["SEPARATOR", "UNDEFENDED", "comparable", "deployments", "short_names"]
 
 #: What names a deployment where it differs between deployments, beside mode, cut and defense.
 CONTEXT = ("dataset", "model", "clients", "partition")
@@ -26,8 +26,8 @@ def deployments(results: Results) -> list[Deployment]:
     """All deployments of the matrix, in its order, those that have not been run included."""
     groups: dict[str, tuple[list[Record], list[tuple[Cell, str]]]] = {}
     cells: dict[str, Cell] = {}
-    for value in results.matrix["cells"]:
-        cell = Cell.from_json(value)
+    every = [Cell.from_json(value) for value in results.matrix["cells"]]
+    for cell in every:
         cells.setdefault(cell.deployment_key(), cell)
         groups.setdefault(cell.deployment_key(), ([], []))
     for record in results.records:
@@ -36,7 +36,7 @@ def deployments(results: Results) -> list[Deployment]:
         groups[cell.deployment_key()][1].append((cell, phase))
     rows = {str(row["deployment"]): row for row in _plain(results)}
     names = _names(list(cells.values()))
-    attacks = _short(str(r.cell.attack) for r in results.records)
+    attacks = short_names(cell.attack for cell in every)
     return [
         Deployment(
             number=number,
@@ -99,8 +99,8 @@ def _names(cells: Sequence[Cell]) -> dict[str, str]:
     return out
 
 
-def _short(names: Iterable[str]) -> dict[str, str]:
-    """Each attack without its settings, unless two differ in nothing else."""
-    full = list(dict.fromkeys(names))
-    plain = [name.partition("(")[0] for name in full]
-    return {name: base if plain.count(base) == 1 else name for name, base in zip(full, plain, strict=True)}
+def short_names(attacks: Iterable[Plugin]) -> dict[str, str]:
+    """By its full name, each attack without its settings, unless two differ in nothing else."""
+    full = {str(attack): attack.name for attack in attacks}
+    names = list(full.values())
+    return {told: name if names.count(name) == 1 else told for told, name in full.items()}

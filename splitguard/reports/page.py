@@ -19,7 +19,7 @@ from splitguard.reports.gaps import gaps
 from splitguard.reports.gather import comparable, deployments
 from splitguard.reports.live import figure
 from splitguard.reports.overview import overview
-from splitguard.reports.pictures import SHOWN, strips
+from splitguard.reports.pictures import affordable, strips
 from splitguard.reports.plots import FRONT, Look, tradeoffs
 from splitguard.reports.still import gauge, svg, swatch
 from splitguard.reports.tables import COLUMNS
@@ -57,7 +57,7 @@ def render(results: Results) -> str:
     everyone = deployments(results)
     said = {dataset: answer(group) for dataset, group in comparable(everyone).items()}
     run = overview(results, everyone)
-    look = Look.of(everyone)
+    look, shown = Look.of(everyone), affordable(results, everyone)
     panels, depth = tradeoffs(everyone, look), depth_charts(everyone)
     scripts = [_plotly()] if any(chart.series for chart in (*panels, *depth)) else []
     scripts.append((TEMPLATES / "page.js").read_text(encoding="utf-8"))
@@ -88,8 +88,8 @@ def render(results: Results) -> str:
         hollow=any(series.hollow for chart in panels for series in chart.series),
         starred=any(mark.label.endswith("*") for chart in panels for s in chart.series for mark in s.marks),
         intervals=_intervals(everyone),
-        shown=SHOWN,
-        galleries=_galleries(results, everyone, [a.best for a in said.values() if a.best is not None]),
+        shown=shown,
+        galleries=_galleries(results, everyone, shown, [a.best for a in said.values() if a.best is not None]),
         matches=_matched(everyone),
         guarantees=_guarantees(everyone),
         unguaranteed=numbers(d.number for d in everyone if not d.sentences()),
@@ -151,12 +151,14 @@ def _intervals(everyone: Sequence[Deployment]) -> str:
     )
 
 
-def _galleries(results: Results, everyone: Sequence[Deployment], best: Sequence[Deployment]) -> list[dict[str, Any]]:
+def _galleries(
+    results: Results, everyone: Sequence[Deployment], victims: int, best: Sequence[Deployment]
+) -> list[dict[str, Any]]:
     """Strips for each deployment; the recommended one and its undefended twin are unfolded, or else the first."""
     unfolded = {key for one in best for key in (one.key, one.twin)}
     out: list[dict[str, Any]] = []
     for deployment in everyone:
-        found = list(strips(results, deployment))
+        found = list(strips(results, deployment, victims))
         worst = deployment.worst("worst_input")
         out.append(
             {

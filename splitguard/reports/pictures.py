@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -23,10 +23,12 @@ from splitguard.reports.words import bracket, count, decimal, percent, victims_o
 if TYPE_CHECKING:
     from splitguard.matrix import Results
 
-__all__ = ["Gallery", "Strip", "gallery", "strips"]
+__all__ = ["Gallery", "Strip", "affordable", "gallery", "strips"]
 
 #: Victims shown a strip, the first in the order of the transcript, whatever became of them.
 SHOWN = 8
+#: Characters that the pictures of a page may take at most, without compression.
+BUDGET = 16_000_000
 #: Pixels to which the side of a larger picture is reduced.
 LARGEST = 112
 Images = npt.NDArray[np.uint8]
@@ -100,15 +102,38 @@ def gallery(
 
 def strips(results: Results, deployment: Deployment, victims: int = SHOWN) -> Iterator[Strip]:
     """One strip for each finished attack on inputs and phase, of the first seed."""
+    for record in _shown(deployment):
+        arrays = _pictures(results, record)
+        if arrays is not None:
+            yield _strip(deployment.attack_of(record), record, arrays, victims)
+
+
+def affordable(results: Results, everyone: Sequence[Deployment]) -> int:
+    """How many victims each strip of a page can show, in 2..`SHOWN`, so that all pictures together fit into `BUDGET`."""
+    records = [record for deployment in everyone for record in _shown(deployment)]
+    first = next((arrays for record in records if (arrays := _pictures(results, record)) is not None), None)
+    if first is None:
+        return SHOWN
+    channels, height, width = first["truth"].shape[1:]
+    base64_of_three_rows = 3 * 4 / 3 * min(channels, 3) * min(height, LARGEST) * min(width, LARGEST)
+    return int(min(max(BUDGET // (base64_of_three_rows * len(records)), 2), SHOWN))
+
+
+def _shown(deployment: Deployment) -> list[Record]:
+    """For each attack on inputs and phase its record of the first seed that finished."""
     found: dict[tuple[str, str], Record] = {}
     for record in deployment.finished(Goal.INPUTS):
         key = (str(record.cell.attack.identity()), record.phase)
         if key not in found or record.cell.seed < found[key].cell.seed:
             found[key] = record
-    for record in found.values():
-        arrays = results.victims(record)
-        if arrays is not None and {"truth", "guess"} <= arrays.keys() and arrays["truth"].ndim == 4:
-            yield _strip(deployment.attack_of(record), record, arrays, victims)
+    return list(found.values())
+
+
+def _pictures(results: Results, record: Record) -> dict[str, npt.NDArray[Any]] | None:
+    """The victims' file, if it holds images."""
+    arrays = results.victims(record)
+    usable = arrays is not None and {"truth", "guess"} <= arrays.keys() and arrays["truth"].ndim == 4
+    return arrays if usable else None
 
 
 def _strip(attack: str, record: Record, arrays: dict[str, npt.NDArray[Any]], victims: int) -> Strip:

@@ -24,7 +24,7 @@ ADAM = {"name": "adam", "lr": 0.003}
 
 def trained(module: nn.Module, **how: Any) -> dict[str, Tensor]:
     """The parameters and buffers after training, by their names in the whole network."""
-    data = how.pop("data", None) or toys.data(1)
+    data = how.pop("data", None) or toys.data(1, count=22)
     settings = {"epochs": 3, "batch_size": 8, "optimizer": SGD, **how.pop("training", {})}
     session = train(module, data, training=Training(**settings), **how)
     return {k.split(".", 1)[1]: v for k, v in session.split.state_dict().items()}

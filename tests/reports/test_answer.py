@@ -108,6 +108,11 @@ def test_a_weak_attack_carries_no_recommendation(tmp_path: Path) -> None:
     assert "1 attacked too weakly to say (#2)" in text(everyone)
 
 
+def test_what_a_weak_attack_reached_is_a_least(tmp_path: Path) -> None:
+    everyone = small(tmp_path, PLAIN, GOOD, change=lambda r: replace(r, values={**r.values, "weak": True}))
+    assert "#1 (vanilla · conv1 · undefended) leaks at least 0.9" in text(everyone)
+
+
 def test_a_deployment_that_was_not_attacked_is_never_the_best(tmp_path: Path) -> None:
     def failed(record: Record) -> Record:
         return replace(record, status="failed", reason="broke") if record.cell.defense else record

@@ -13,7 +13,7 @@ from splitguard.metrics.stats import clopper_pearson
 from splitguard.reports.candidates import matches
 from splitguard.reports.facts import Deployment
 from splitguard.reports.gaps import Group, gaps
-from splitguard.reports.gather import comparable, deployments
+from splitguard.reports.gather import comparable, deployments, short_names
 from splitguard.reports.overview import overview
 from tests.reports.cases import CANDIDATES, CASES, ENVIRONMENT, NASTY, SOURCE, VICTIMS, Case
 from tests.reports.runs import write_run
@@ -42,13 +42,8 @@ def test_names_tell_all_deployments_apart(everyone: list[Deployment], tmp_path: 
 def test_an_attack_is_called_by_its_settings_only_where_that_is_needed(everyone: list[Deployment]) -> None:
     assert everyone[0].attacks["white-box-inversion(steps=300)"] == "white-box-inversion"
     steps = [Plugin("a", settings={"steps": n}, told={"steps": n}) for n in (1, 2)]
-    from splitguard.reports.gather import _short
-
-    assert _short(map(str, [*steps, Plugin("b", told={"x": 1})])) == {
-        "a(steps=1)": "a(steps=1)",
-        "a(steps=2)": "a(steps=2)",
-        "b(x=1)": "b",
-    }
+    found = short_names([*steps, Plugin("b", told={"x": 1}), Plugin(NASTY)])
+    assert found == {"a(steps=1)": "a(steps=1)", "a(steps=2)": "a(steps=2)", "b(x=1)": "b", NASTY: NASTY}
 
 
 def test_the_twin_of_each_deployment_is_its_undefended_self(everyone: list[Deployment]) -> None:
@@ -58,6 +53,20 @@ def test_the_twin_of_each_deployment_is_its_undefended_self(everyone: list[Deplo
             twin = by_key[d.twin]
             assert (twin.mode, twin.cell.base, twin.defended) == (d.mode, d.cell.base, False)
     assert by_key[everyone[9].twin].number == 2  # deeper-cut, from conv2
+
+
+def test_intervals_are_shown_within_what_is_possible(everyone: list[Deployment]) -> None:
+    ends = {
+        f"{name}_{end}": value
+        for name in ("worst_input", "worst_reid")
+        for end, value in (("low", -9.0), ("high", 9.0))
+    }
+    wide = replace(everyone[0], row={**everyone[0].row, **ends})
+    leak, reid = wide.worst("worst_input"), wide.worst("worst_reid")
+    assert leak is not None
+    assert reid is not None
+    assert (leak.low, leak.high) == (-9, 1)  # leakage is signed, and at most 1
+    assert (reid.low, reid.high) == (0, 1)
 
 
 def test_candidates_of_all_seeds_are_pooled_beside_their_bound(everyone: list[Deployment]) -> None:

@@ -17,7 +17,7 @@ from splitguard.errors import BadSetting
 from splitguard.matrix import Record, Results
 from splitguard.reports import gallery
 from splitguard.reports.facts import Deployment
-from splitguard.reports.pictures import LARGEST, SHOWN, Strip, strips
+from splitguard.reports.pictures import BUDGET, LARGEST, SHOWN, Strip, affordable, strips
 from tests.reports.cases import NASTY, VICTIMS
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -98,6 +98,17 @@ def test_large_pictures_are_reduced_to_block_means(everyone: list[Deployment]) -
     found = pixels(strip_of(everyone, {"truth": tall, "guess": tall}))
     assert found.shape[:2] == (2 * (LARGEST + 1), 3)
     assert (found[:LARGEST, :2, 0] == 50).all()
+
+
+def test_a_page_of_large_pictures_shows_fewer_victims(results: Results, everyone: list[Deployment]) -> None:
+    assert affordable(results, everyone) == SHOWN
+    large = np.zeros((1, 3, 112, 112), dtype=np.uint8)
+    shown = affordable(Kept({"truth": large, "guess": large}), everyone)
+    strips_in_all = 15 * 4
+    assert 2 < shown < SHOWN
+    assert shown * strips_in_all * 4 * large.size <= BUDGET < (shown + 1) * strips_in_all * 4 * large.size
+    assert affordable(Kept({"truth": large, "guess": large}), everyone * 100) == 2
+    assert affordable(Kept({}), everyone) == SHOWN
 
 
 def test_victims_that_are_no_images_are_left_out(everyone: list[Deployment]) -> None:

@@ -145,6 +145,16 @@ def test_two_data_sets_are_never_in_one_panel(tmp_path: Path) -> None:
     assert len({c.name for c in charts}) == 4
 
 
+def test_intervals_that_dwarf_the_marks_do_not_squeeze_them(tmp_path: Path) -> None:
+    def apart(record: Record) -> Record:
+        return replace(record, values={**record.values, "accuracy": 0.6 + 0.3 * record.cell.seed})
+
+    everyone = small(tmp_path, CASES[0], change=apart, seeds=(0, 1))
+    assert (everyone[0].row["accuracy_low"], everyone[0].row["accuracy_high"]) == (0, 1)
+    axis = panels(everyone)[0].x
+    assert (axis.low, axis.high) == pytest.approx((0.75 - 0.06, 0.75 + 0.06))
+
+
 def test_many_defenses_are_coloured_by_kind(tmp_path: Path) -> None:
     many = [Case("vanilla", ("conv1",), (gaussian(e),), epsilon=e) for e in range(100, 112)]
     everyone = small(tmp_path, CASES[0], *many)

@@ -76,6 +76,7 @@ def test_markdown_is_one_table_whatever_is_named(results: Results) -> None:
     assert set(unescaped) == {9}
     assert NASTY not in "".join(lines)
     assert "&lt;script&gt;" in lines[17]
+    assert "| 0.95 [0.91, 0.98] |" in lines[2]
     assert lines[1].replace("|", "").split() == ["---:", "---", *["---:"] * 6]
 
 
