@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Registries: names, near misses, checked settings, and refusal of a taken name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from splitguard.errors import BadSetting, UnknownName
+from splitguard.registry import Registry, parse_spec, settings_of
+
+
+def table() -> Registry[Any]:
+    made: Registry[Any] = Registry("thing")
+
+    @made.add("round-thing")
+    @dataclass
+    class Round:
+        radius: float
+        colour: str = "red"
+        holes: tuple[int, ...] = ()
+        more: Mapping[str, int] = field(default_factory=dict)
+
+    @made.add("plain")
+    class Plain:
+        pass
+
+    return made
+
+
+def test_it_builds_from_a_name_or_a_mapping() -> None:
+    thing = table().build({"round-thing": {"radius": 2, "holes": [1, 2]}})
+    assert (thing.radius, thing.colour, thing.holes) == (2.0, "red", (1, 2))
+    assert settings_of(thing) == {"radius": 2.0, "colour": "red", "holes": (1, 2), "more": {}}
+    assert table().build("plain").name == "plain"
+    assert table().build("round-thing", radius=1).radius == 1
+    assert list(table()) == ["plain", "round-thing"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "said"),
+    [
+        ("round-think", UnknownName, r"unknown thing 'round-think'. Did you mean 'round-thing'\? Known: plain, round"),
+        ({"round-thing": {"radios": 1}}, UnknownName, "Did you mean 'radius'"),
+        ("round-thing", BadSetting, "needs the setting 'radius'"),
+        ({"round-thing": {"radius": "wide"}}, BadSetting, "'radius' got 'wide'.*valid number"),
+        ({"a": {}, "b": {}}, BadSetting, "written as a name or as"),
+        (7, BadSetting, "got 7"),
+        ({"round-thing": 3}, BadSetting, "written as a name or as"),
+    ],
+)
+def test_what_is_wrong_is_said(spec: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        table().build(spec)
+
+
+def test_a_taken_name_is_refused_with_both_places() -> None:
+    made = table()
+    with pytest.raises(BadSetting, match=r"'plain' is taken: tests\.test_registry filed it"):
+        made.add("plain")(dict)
+
+
+def test_specs() -> None:
+    assert parse_spec("a", what="x") == ("a", {})
+    assert parse_spec({"a": None}, what="x") == ("a", {})
+    assert parse_spec({"a": {"b": 1}}, what="x") == ("a", {"b": 1})
