@@ -80,7 +80,6 @@ class InverseNetwork(Attack):
             raise BadSetting(f"inverse-network needs at least 10 auxiliary images; got {len(known)}")
         aside = max(len(known) // 10, 4)
         held, used = known[:aside], known[aside:]
-        used=torch.cat([used,used.flip(-1)])
         ask = _Pipeline(view, times, generator)
         decoder = make_decoder(
             view.cut_shapes[0], view.input_shape, width=self.width, blocks=self.blocks, generator=generator
@@ -100,7 +99,7 @@ class InverseNetwork(Attack):
     ) -> tuple[Decoder, CrossFitted, int, int]:
         """The decoder of the best epoch, the linear guess below it, the steps spent, and which epoch it was."""
         tests, answers = ask(held), ask(used)
-        linear = CrossFitted.fit(answers, used, (torch.arange(len(used)//2) % FOLDS).repeat(2), rows=ROWS)
+        linear = CrossFitted.fit(answers, used, torch.arange(len(used)) % FOLDS, rows=ROWS)
         guesses = linear.of_rows(answers)
         decoder.standardise(answers)
         optimizer = torch.optim.Adam(decoder.parameters(), lr=self.lr)

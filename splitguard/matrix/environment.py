@@ -10,8 +10,6 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-import splitguard
-
 __all__ = ["environment"]
 
 PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-image", "scikit-learn", "lpips", "opacus")
@@ -26,7 +24,7 @@ def environment() -> Mapping[str, str | bool | None]:
 
     commit, dirty = _commit()
     return {
-        "splitguard": splitguard.__version__,
+        "splitguard": _version("splitguard-sl"),
         "commit": commit,
         "dirty": dirty,
         "python": platform.python_version(),

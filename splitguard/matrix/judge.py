@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,7 +74,7 @@ def judge(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
     judged.arrays["ids"] = view.ids.numpy()
     budget = guess.budget
     judged.extra.update(
-        tuned=dict(guess.settings),
+        tuned={k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in guess.settings.items()},
         budget={"steps": budget.steps, "queries": budget.queries, "aux": budget.aux, "seconds": budget.seconds},
     )
     return judged

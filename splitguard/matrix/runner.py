@@ -6,10 +6,12 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+from splitguard.errors import SplitguardError
 from splitguard.matrix.display import Display
 from splitguard.matrix.outcome import Outcome
 from splitguard.matrix.plan import Plan
@@ -37,6 +39,7 @@ def run_plan(plan: Plan, store: Store, *, jobs: int, environment: Mapping[str, A
 
     Raises:
         KeyboardInterrupt: after Ctrl-C, once the workers have ended; what was finished stays.
+        SplitguardError: if the system killed a worker; likewise.
     """
     me = os.getpid()
     try:
@@ -45,7 +48,7 @@ def run_plan(plan: Plan, store: Store, *, jobs: int, environment: Mapping[str, A
             broken = {}
             for done in _each(sessions, jobs):
                 display.trained(done)
-                if done.trouble is not None:
+                if done.trouble is not None and store.outcome(done.key) is None:  # a replay breaks nothing
                     broken[done.key] = done.trouble
             display.begin_attacks()
             attacks = []
@@ -72,9 +75,15 @@ def _each(tasks: Sequence[SessionJob] | Sequence[AttackJob], jobs: int) -> Itera
         return
     from joblib import Parallel, delayed
 
-    parallel = Parallel(n_jobs=jobs, batch_size=1, pre_dispatch=jobs, return_as="generator_unordered")
-    with closing(parallel(delayed(_call)(task) for task in tasks)) as results:
-        yield from results
+    parallel = Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")
+    try:
+        with closing(parallel(delayed(_call)(task) for task in tasks)) as results:
+            yield from results
+    except BrokenProcessPool:
+        raise SplitguardError(
+            "a worker process was killed from outside, most likely for want of memory. What was finished is kept: run "
+            f"again, with fewer jobs than {jobs} if it happens again"
+        ) from None
 
 
 def _call(task: SessionJob | AttackJob) -> Done:
@@ -91,7 +100,8 @@ def _complete(cells: Sequence[Resolved], store: Store, environment: Mapping[str,
     for resolved in cells:
         cell = resolved.cell
         for phase in phases(cell.goal):
-            record = store.record(cell, phase)
+            found = store.record(cell, phase)
+            record = found
             if resolved.reason is not None:
                 record = Record(cell, phase, "refused", resolved.reason, environment=environment)
             if record is None:
@@ -103,8 +113,14 @@ def _complete(cells: Sequence[Resolved], store: Store, environment: Mapping[str,
                 extra |= outcome.extra
             if resolved.deployable:
                 values["accuracy_drop"] = _drop(values.get("accuracy"), outcomes(cell.twin().session_key()))
-            if resolved.reason is not None or values != dict(record.values):
-                store.write(replace(record, values=values, extra=extra))
+            whole = replace(record, values=values, extra=extra)
+            if found is None or _said(whole) != _said(found):
+                store.write(whole)
+
+
+def _said(record: Record) -> tuple[Any, ...]:
+    """What a record says, whoever wrote it when."""
+    return record.status, record.reason, dict(record.values), dict(record.extra)
 
 
 def _drop(accuracy: Value, twin: Outcome | None) -> float | None:

@@ -19,7 +19,7 @@ from splitguard.engine.session import Session
 from splitguard.engine.threat import Labels, Mode
 from splitguard.engine.train import train
 from splitguard.engine.training import Training
-from splitguard.errors import BadSetting
+from splitguard.errors import BadSetting, NotSupported
 from splitguard.matrix.cell import Cell, canonical, digest
 from splitguard.matrix.judge import judge
 from splitguard.matrix.outcome import Outcome, session_outcome
@@ -169,6 +169,8 @@ class _Trial:
     def _score(self, session: Session, attack: Attack) -> None:
         cell, phase = self.cell, self.phase
         view = session.view(attack, phase=phase, profile=Profile.parse(cell.profile), adaptive=cell.adaptive)
+        if len(view.ids) == 0:
+            raise NotSupported(f"there are no {phase} victims that the {view.party} could attack; see data: victims")
         began = time.perf_counter()
         guess = attack.run(view, generator(cell.seed, "attack", cell.key(), phase))
         seconds = time.perf_counter() - began

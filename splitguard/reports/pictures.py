@@ -109,7 +109,7 @@ def strips(results: Results, deployment: Deployment, victims: int = SHOWN) -> It
 
 
 def affordable(results: Results, everyone: Sequence[Deployment]) -> int:
-    """How many victims each strip of a page can show, in 2..`SHOWN`, so that all pictures together fit into `BUDGET`."""
+    """How many victims each strip of a page can show, in 2..`SHOWN`, so that all pictures fit into `BUDGET`."""
     records = [record for deployment in everyone for record in _shown(deployment)]
     first = next((arrays for record in records if (arrays := _pictures(results, record)) is not None), None)
     if first is None:

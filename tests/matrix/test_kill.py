@@ -113,3 +113,16 @@ def test_killed_ten_times_at_random_moments(undisturbed: pd.DataFrame, tmp_path:
     process = start(tmp_path)
     assert process.wait(timeout=300) == 0, said(tmp_path).read_text()
     pd.testing.assert_frame_equal(numbers(Results(tmp_path)), undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through /proc")
+def test_a_worker_that_the_system_kills_ends_the_run_with_a_reason(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
+    process = start(tmp_path)
+    wait_for(tmp_path, 1, process)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [int(pid) for pid in children if "LokyProcess" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(workers[0], signal.SIGKILL)
+    assert process.wait(timeout=60) == 1
+    assert "a worker process was killed from outside" in said(tmp_path).read_text()
+    pd.testing.assert_frame_equal(numbers(Matrix(MATRIX).run(tmp_path, jobs=1, progress=False)), undisturbed)

@@ -72,10 +72,11 @@ def test_the_tables_have_the_columns_of_the_documentation_and_nothing_missing_is
 
 
 def test_a_second_run_does_nothing_and_a_larger_matrix_only_what_is_new(tmp_path: Path, trained: list[str]) -> None:
-    first = run(tmp_path)
+    attacks = ["toy-noise", "toy-labels"]  # the second is refused
+    first = run(tmp_path, attack=attacks)
     assert len(trained) == 1
     files = {p: p.stat().st_mtime_ns for p in (tmp_path / "records").iterdir()}
-    again = run(tmp_path)
+    again = run(tmp_path, attack=attacks)
     assert len(trained) == 1
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "records").iterdir()} == files
     pd.testing.assert_frame_equal(again.frame, first.frame)
@@ -201,6 +202,19 @@ def test_a_replay_that_ends_elsewhere_is_a_failure(tmp_path: Path) -> None:
     results = run(tmp_path, attack="toy-watches")
     assert set(results.frame["status"]) == {"failed"}
     assert "must end at the parameters 0123456789abcdef" in results.frame["reason"].iloc[0]
+
+
+def test_a_replay_that_breaks_costs_the_others_nothing(tmp_path: Path) -> None:
+    run(tmp_path)
+    results = run(tmp_path, attack=[{"toy-noise": {"scale": 3}}, {"toy-watches": {"breaks_at": 2}}])
+    assert set(results.frame[results.frame["attack"] == "toy-noise(scale=3)"]["status"]) == {"ok"}
+    assert set(results.frame[results.frame["attack"] == "toy-watches(breaks_at=2)"]["status"]) == {"failed"}
+
+
+def test_without_victims_there_is_nothing_to_attack(tmp_path: Path) -> None:
+    results = run(tmp_path, data={**QUICK["data"], "victims": {"member": 6, "query": 0}})
+    assert list(results.frame["status"]) == ["ok", "refused"]
+    assert results.frame["reason"][1] == "there are no query victims that the server could attack; see data: victims"
 
 
 def test_a_watching_attack_that_breaks_does_not_cost_the_others_their_session(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_large_pictures_are_reduced_to_block_means(everyone: list[Deployment]) -
 
 def test_a_page_of_large_pictures_shows_fewer_victims(results: Results, everyone: list[Deployment]) -> None:
     assert affordable(results, everyone) == SHOWN
-    large = np.zeros((1, 3, 112, 112), dtype=np.uint8)
+    large = np.zeros((1, 3, 64, 64), dtype=np.uint8)
     shown = affordable(Kept({"truth": large, "guess": large}), everyone)
     strips_in_all = 15 * 4
     assert 2 < shown < SHOWN
