@@ -30,7 +30,6 @@ $(READY): pyproject.toml constraints.txt | $(BIN)/python
 
 demo: $(READY)  ## attack and defend a face classifier, and write the page about it
 	$(BIN)/splitguard run examples/faces.yaml --out $(DEMO) --jobs 2
-	$(BIN)/splitguard report $(DEMO)
 	@test -s $(DEMO)/report.html
 	@echo "The report: $(CURDIR)/$(DEMO)/report.html"
 

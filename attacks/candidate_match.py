@@ -23,9 +23,9 @@ class CandidateMatch(Attack):
 
         choice = argmin over x of  sum_t ||m(f_t(x)) - z_t||^2 / sigma^2
 
-    with f_t the head that made release t and m the defense without its noise. It is the attack that the bound of a clipped
-    Gaussian release speaks of: with N candidates, P(correct) <= Phi(Phi^-1(1/N) + sqrt(T) C / sigma). For candidates
-    whose releases are equally long and orthogonal no attack does better.
+    with f_t the head that made release t and m the defense without its noise. It is the attack that the bound of a
+    clipped Gaussian release speaks of: with N candidates, P(correct) <= Phi(Phi^-1(1/N) + sqrt(T) C / sigma). Where the
+    noise is Gaussian and every candidate as likely as any other, no attack does better.
 
     An attacker that is not adaptive takes the last release alone and knows of no defense.
 
@@ -33,8 +33,8 @@ class CandidateMatch(Attack):
         releases: heads a victim is matched through, at most, spread evenly over time; releases by one head are averaged
             and count as one. All of them are needed to meet the bound.
 
-    Source: the matching game in which reconstruction is stated as re-identification among known candidates, as in Balle,
-    Cherubin, Hayes, Reconstructing training data with informed adversaries, IEEE S&P 2022.
+    Source: reconstruction among known candidates is the game of Balle, Cherubin, Hayes, Reconstructing training data
+    with informed adversaries, IEEE S&P 2022; theirs is played on models, this one on what crosses the cut.
     """
 
     releases: int = 256

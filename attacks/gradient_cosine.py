@@ -19,19 +19,19 @@ from splitguard.building.anchors import Anchored
 class GradientCosine(Attack):
     """The class whose known sample has a gradient of most nearly the same direction.
 
-        score(n, k) = <u_n, a_k>,     u = g / ||g||,     a_k = the direction of  sum of u over the known samples of class k
+        score(n, k) = <u_n, a_k>,     u = g / ||g||,     a_k = the direction of the mean u of class k's known samples
 
-    with g_n the per-sample gradient at the cut. Behind the cut the loss is cross entropy, so that for a linear tail
-    ``g = W^T (p - y)``: it points away from the weights of its own class. ``rounds`` of spherical k-means then move each
-    anchor to the direction of all that is nearest to it, the known samples always among them, as the one known sample
-    of a class is noisy. A class without a known sample is guessed where a gradient points away from every anchor.
+    with g_n the per-sample gradient at the cut. Under cross entropy and a linear tail ``g = W^T (p - y)``: it points
+    away from the weights of its own class. ``rounds`` of spherical k-means then move each anchor to the direction of
+    all that is nearest to it, the known samples always among them, because one sample is a noisy anchor. A class
+    without a known sample is guessed where a gradient points away from every anchor.
 
     Args:
         rounds: of k-means at most; it stops when no label changes. 0 is the nearest known sample.
 
-    Source: Li et al., Label leakage and protection in two-party split learning, ICLR 2022 (cosine to one known positive);
-    Liu et al., Similarity-based label inference attack against training and inference of split learning, IEEE TIFS 2024
-    (clusters, here started at the known samples instead of matched to them).
+    Source: Li et al., Label leakage and protection in two-party split learning, ICLR 2022: the cosine to one known
+    positive. Liu et al., Similarity-based label inference attack against training and inference of split learning, IEEE
+    TIFS 2024: clusters, here started at the known samples instead of matched to them afterwards.
     """
 
     rounds: int = 10

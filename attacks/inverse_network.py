@@ -29,10 +29,10 @@ class InverseNetwork(Attack):
         min_D  mean ||D(q(x)) - x||^2 + ssim (1 - SSIM(D(q(x)), x)),    then    x_hat = D(z)
 
     D improves on a linear guess, fitted by ridge regression, which alone recovers most at an early cut and costs a
-    second. q is asked afresh in each epoch, so that D sees new noise each time and tends to the posterior mean. Where one
-    head made all releases of a victim, D is trained on means of T answers and reads the mean of the T releases; where
-    the head moved between them, it reads the last one, which the deployed head resembles most. A tenth of the auxiliary
-    images is kept aside, and the decoder of the best epoch on them is used.
+    second. q is asked afresh in each epoch, so that D sees new noise each time and tends to the posterior mean. Where
+    one head made all releases of a victim, D is trained on means of T answers and reads the mean of the T releases;
+    where the head moved between them, it reads the last one, which the deployed head resembles most. A tenth of the
+    auxiliary images is kept aside, and the decoder of the best epoch on them is used.
 
     An attacker that is not adaptive asks once, trains on that one draw of the noise, and reads the last release.
 
@@ -86,7 +86,7 @@ class InverseNetwork(Attack):
         )
         decoder, linear, steps, best = self._train(decoder, used, held, ask, generator)
         with torch.no_grad():
-            images = torch.cat([decoder(part, linear(part)) for part in torch.split(sent, 256)]).clamp(0, 1)
+            images = torch.cat([decoder(part, linear(part)) for part in torch.split(sent.to(known), 256)]).clamp(0, 1)
         return Guess(
             view.ids,
             images=images,

@@ -33,9 +33,10 @@ class Decoder(nn.Module):
     """Improves on a first guess: smashed data (N, *cut) and a guess (N, C, H, W) to images (N, C, H, W).
 
     A spatial cut goes through a convolution, residual blocks at its own resolution, then doublings up to the input's
-    size, each a bilinear resize and a convolution; any other cut first through a linear layer to a quarter of that size.
-    The guess joins there, two more convolutions look at both, and what they make is added to the guess: untrained, the
-    decoder hands the guess back. Smashed data are standardised inside. The output is not clipped to the inputs' range.
+    size, each a convolution and a bilinear resize; any other cut first through a linear layer to a quarter of that
+    size. The guess joins there, further convolutions look at both, and what they make is added to the guess: untrained,
+    the decoder hands the guess back. Smashed data are standardised inside. The output is not clipped to the inputs'
+    range.
 
     Args:
         cut_shape: (C', H', W'), or any other shape, which is flattened.

@@ -31,9 +31,9 @@ class JointLikelihood:
 
     with f_t the head that made release t and m the part of the defense without its noise. That is -2 log likelihood up
     to a constant where the noise is Gaussian. ``noise`` is its variance, known or estimated from fresh draws, and
-    ``signal`` the variance of the activation over auxiliary rows: ``slack`` is the relative error allowed without noise.
-    Releases of one victim by one head are averaged beforehand, which loses nothing: T releases of a
-    frozen head cost what one does.
+    ``signal`` the variance of the activation over auxiliary rows: without noise, ``slack`` is the relative error
+    allowed. Releases of one victim by one head are averaged beforehand, which loses nothing: T releases of a frozen head
+    cost what one does.
 
     An attacker that is not adaptive takes the last release alone, as if there were no defense.
 
@@ -69,19 +69,14 @@ class JointLikelihood:
         Raises:
             MissingKnowledge: by name, or if a victim was never sent.
         """
-        rows = view.releases
+        rows, like = view.releases, view.aux.inputs
         found = [_of_victim(rows, i, releases, adaptive=view.adaptive) for i in view.ids]
         owner = torch.tensor([n for n, own in enumerate(found) for _ in own])
         head = torch.tensor([e[0] for own in found for e in own])
-        count = torch.tensor([e[1] for own in found for e in own], dtype=rows.smashed.dtype)
-        smashed = torch.stack([e[2] for own in found for e in own])
+        count = torch.tensor([e[1] for own in found for e in own], dtype=like.dtype)
+        smashed = torch.stack([e[2] for own in found for e in own]).to(like)
         noise, signal = _variances(view, int(head.max()))
         return cls(view, owner, head, count, smashed, noise, signal, len(found))
-
-    @property
-    def noisy(self) -> bool:
-        """Whether the defense adds noise that this attacker allows for."""
-        return bool((self.noise > 0).any())
 
     def misfit(self, slack: float | Tensor) -> Callable[[Tensor], Tensor]:
         """The function from inputs (N, *in) to misfits (N,), for one slack or one a victim (N,)."""

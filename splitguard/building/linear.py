@@ -80,8 +80,9 @@ class LinearInverse:
 class CrossFitted:
     """Several linear inverses, each fitted without one fold of the rows.
 
-    What is trained on top of a linear guess must see guesses as bad as those it will get; a row's own inverse would have
-    learned the row by heart. So each row is guessed by the inverse that has not seen it, and a victim by the mean of all.
+    What is trained on top of a linear guess must see guesses as bad as those it will get; a row's own inverse would
+    have learned the row by heart. So each row is guessed by the inverse that has not seen it, and a victim by the mean
+    of all.
 
     Attributes:
         parts: one inverse a fold.

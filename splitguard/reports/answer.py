@@ -64,14 +64,22 @@ def answer(everyone: Sequence[Deployment]) -> Answer:
             (_why_none(defended, usable), _undefended(everyone)),
             None,
         )
-    best = min(clear, key=lambda c: (c.worst.value, -(c.deployment.accuracy or 0)))
+    best = _most_accurate_of_the_least(clear)
     d = best.deployment
     return Answer(
-        f"Deployment #{d.number} ({d.name}) leaks least of those that are defended, usable and clearly less leaky than "
-        "the same network undefended.",
+        f"Deployment #{d.number} ({d.name}) is the most accurate of the defended deployments that leak least, and "
+        "leaks clearly less than the same network undefended.",
         (_less(best), _cost(d), _labels(d), *_rivals(best, everyone)),
         d,
     )
+
+
+def _most_accurate_of_the_least(clear: Sequence[Comparison]) -> Comparison:
+    """Of those whose interval reaches down to that of the least leakage, and so cannot be told from it."""
+    least = min(clear, key=lambda c: c.worst.value)
+    reach = least.worst.value if least.worst.high is None else least.worst.high
+    alike = [c for c in clear if (c.worst.value if c.worst.low is None else c.worst.low) <= reach]
+    return max(alike, key=lambda c: (c.deployment.accuracy or 0, -c.worst.value))
 
 
 def compare(deployment: Deployment, everyone: Sequence[Deployment]) -> Comparison | None:
@@ -162,8 +170,8 @@ def _rivals(best: Comparison, everyone: Sequence[Deployment]) -> list[str]:
     if others:
         leak = "measures" if len(others) == 1 else "measure"
         said.append(
-            f"{numbers(d.number for d in others)} {leak} less, but by a weak attack, without a clear difference, or "
-            "without an undefended twin to compare with."
+            f"{numbers(d.number for d in others)} {leak} less, but no less than the intervals allow for at a lower "
+            "accuracy, by a weak attack, or without a clear difference from an undefended twin."
         )
     return said
 

@@ -33,16 +33,19 @@ def text(everyone: list[Deployment]) -> str:
     return " ".join([said.headline, *said.text]).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_the_least_leaky_defended_usable_and_clearly_better_one_is_named(everyone: list[Deployment]) -> None:
+def test_the_most_accurate_of_the_least_leaky_and_clearly_better_ones_is_named(everyone: list[Deployment]) -> None:
     said = answer(everyone)
     found = [c for d in everyone if d.defended and d.usable and (c := compare(d, everyone))]
     clear = [c.deployment for c in found if c.clear and c.worst.supported]
-    assert said.best is min(clear, key=lambda d: d.number_of("worst_input") or 0)
-    assert said.best.number == 7
+    least = min(clear, key=lambda d: d.number_of("worst_input") or 0)
+    alike = [d for d in clear if (d.number_of("worst_input_low") or 0) <= (least.number_of("worst_input_high") or 0)]
+    assert least in alike
+    assert said.best is max(alike, key=lambda d: d.accuracy or 0)
+    assert said.best.number == 6
     whole = text(everyone)
-    assert "0.12 [0.06, 0.18]" in whole
+    assert "0.18 [0.13, 0.22]" in whole
     assert "against 0.76 [0.70, 0.83] undefended (#2)" in whole
-    assert "6.4 points of test accuracy: 78.1 %, against 84.5 % undefended" in whole
+    assert "3.8 points of test accuracy: 80.7 %, against 84.5 % undefended" in whole
     assert "labels are not protected: the clients send them" in whole
 
 

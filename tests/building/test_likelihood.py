@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The joint likelihood against loops over releases, and what averaging is worth, in closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from splitguard.api import Releases, View
+from splitguard.building.heads import heads, through
+from splitguard.building.likelihood import JointLikelihood, spread
+from splitguard.building.optimise import optimise_inputs
+from splitguard.errors import MissingKnowledge
+from tests.attacks.views import Halved, Noise, gen, network, sent_view, smooth
+
+CONV = (
+    nn.Conv2d(1, 4, 3, padding=1),
+    nn.BatchNorm2d(4),
+    nn.ReLU(inplace=True),
+    nn.MaxPool2d(2),
+    nn.Conv2d(4, 3, 3),
+    nn.ReLU(),
+)
+LINEAR = (nn.Flatten(), nn.Linear(64, 80))
+
+
+def convs(count: int) -> list[nn.Module]:
+    """Heads that differ in weights and in BatchNorm's statistics."""
+    out: list[nn.Module] = []
+    for seed in range(count):
+        made = network(seed, CONV)
+        norm = made[1]
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        norm.running_mean += 0.1 * seed
+        out.append(made)
+    return out
+
+
+def by_loop(view: View, inputs: Tensor, variance: Tensor, made_by: Sequence[nn.Module]) -> Tensor:
+    """Every release by itself, nothing averaged."""
+    rows, out = view.releases, torch.zeros(len(view.ids))
+    for e in range(len(rows)):
+        n = int(rows.ids[e]) - 100
+        made = view.defense.mean_release(made_by[int(rows.head[e])](inputs[n : n + 1]))
+        out[n] += ((made[0] - rows.smashed[e]).square() / variance).sum()
+    return out
+
+
+def test_heads_called_as_one_equal_a_loop() -> None:
+    made = convs(4)
+    at = torch.tensor([2, 0, 3, 0, 1, -1])
+    x = smooth(6)
+    view = sent_view(x[:1], made, [[0]])
+    loop = torch.cat([made[int(h)](x[i : i + 1]) for i, h in enumerate(at)])
+    assert torch.allclose(heads(view, at)(x), loop, atol=1e-5)
+    assert torch.equal(heads(view, torch.tensor([1] * 6))(x), made[1](x))
+    assert torch.equal(heads(view, torch.tensor([-1] * 6))(x), made[3](x))
+    assert torch.equal(through(view, 1, x), made[1](x))
+
+
+def test_gradients_through_heads_called_as_one_equal_a_loop() -> None:
+    made, x = convs(3), smooth(3).requires_grad_()
+    view = sent_view(smooth(1), made, [[0]])
+    (one,) = torch.autograd.grad(heads(view, torch.tensor([0, 1, 2]))(x).square().sum(), x)
+    loop = torch.cat([torch.autograd.grad(made[i](x[i : i + 1]).square().sum(), x)[0][i : i + 1] for i in range(3)])
+    assert torch.allclose(one, loop, atol=1e-5)
+
+
+@pytest.mark.parametrize("made_by", [[[0, 1, 2], [1, 2, 3], [0, 2, 3]], [[0, 0, 2], [1, 1, 1], [3]], [[2], [2], [2]]])
+def test_the_misfit_is_the_sum_over_all_releases_up_to_what_no_input_changes(made_by: list[list[int]]) -> None:
+    made, x = convs(4), smooth(3)
+    view = sent_view(x, made, made_by, defense=Noise(0.3))
+    likelihood = JointLikelihood.of(view, releases=8)
+    misfit, variance = likelihood.misfit(0.5), (likelihood.noise + 0.5 * likelihood.signal).expand(3, 2, 2)
+    one, two = smooth(3, seed=4), smooth(3, seed=8)
+    ours = misfit(one) - misfit(two)
+    assert torch.allclose(ours, by_loop(view, one, variance, made) - by_loop(view, two, variance, made), rtol=1e-4)
+    distinct = all(len(set(own)) == len(own) for own in made_by)
+    if distinct:
+        assert torch.allclose(misfit(one), by_loop(view, one, variance, made), rtol=1e-5)
+
+
+def test_candidates_get_the_misfit_they_would_get_one_by_one() -> None:
+    made, x = convs(4), smooth(3)
+    likelihood = JointLikelihood.of(sent_view(x, made, [[0, 1], [1, 2], [3]], defense=Noise(0.3)), releases=8)
+    candidates = smooth(5, seed=20)
+    singles = [likelihood.misfit(0.1)(c.expand(3, *c.shape)) for c in candidates]
+    assert torch.allclose(likelihood.over(candidates, 0.1), torch.stack(singles, 1), rtol=1e-5)
+
+
+def test_a_noiseless_truth_fits_perfectly_and_through_the_defense() -> None:
+    made, x = convs(3), smooth(4)
+    view = sent_view(x, made, [[0, 1], [1], [2], [0, 2]], defense=Halved())
+    assert float(JointLikelihood.of(view, releases=8).misfit(1.0)(x).max()) < 1e-8
+    naive = sent_view(x, made, [[0, 1], [1], [2], [0, 2]], defense=Halved(), adaptive=False)
+    likelihood = JointLikelihood.of(naive, releases=8)
+    assert likelihood.head.tolist() == [1, 1, 2, 2]
+    assert float(likelihood.misfit(1.0)(x).min()) > 1
+
+
+def test_many_releases_beat_one_by_their_number() -> None:
+    """A linear head, noise far below the range: the error of least squares is sigma^2 tr((W^T W)^-1), over T."""
+    made, x, sigma = [network(s, LINEAR) for s in range(8)], smooth(40), 0.02
+
+    def error(made_by: list[int], seed: int) -> float:
+        view = sent_view(x, made, [made_by] * len(x), defense=Noise(sigma), seed=seed)
+        misfit = JointLikelihood.of(view, releases=8).misfit(1e-9)
+        found = optimise_inputs(misfit, torch.full_like(x, 0.5), steps=300, low=-9, high=9, tolerance=1e-6)
+        return float((found.inputs - x).square().flatten(1).sum(1).mean())
+
+    def expected(made_by: list[int]) -> float:
+        weights = torch.cat([next(p for p in made[h].parameters() if p.ndim == 2) for h in made_by]).double()
+        return sigma**2 * float(torch.linalg.inv(weights.T @ weights).trace())
+
+    frozen, different = [7] * 8, list(range(8))
+    assert error(frozen, 1) == pytest.approx(expected([7]) / 8, rel=0.35)
+    assert error(different, 3) == pytest.approx(expected(different), rel=0.15)
+    assert error([7], 2) == pytest.approx(expected([7]), rel=0.35)
+
+
+def test_noise_that_is_not_told_is_estimated_from_fresh_draws() -> None:
+    """128 auxiliary rows of 12 units: within five standard errors of a variance."""
+    made, x = convs(1), smooth(2)
+    aux = smooth(200, seed=3)
+    told = JointLikelihood.of(sent_view(x, made, [[0], [0]], defense=Noise(0.3), aux=aux), releases=1)
+    found = JointLikelihood.of(sent_view(x, made, [[0], [0]], defense=Noise(0.3, told=False), aux=aux), releases=1)
+    assert torch.equal(told.noise, torch.full_like(told.noise, 0.3**2))
+    assert float((found.noise / 0.09 - 1).abs().max()) < 5 * (2 / (128 * 4)) ** 0.5
+    without = JointLikelihood.of(sent_view(x, made, [[0], [0]], aux=aux), releases=1)
+    assert float(without.noise.max()) == 0
+
+
+def test_pseudo_victims_go_through_the_same_heads_as_often() -> None:
+    made, x = convs(3), smooth(3)
+    view = sent_view(x, made, [[0, 1, 1], [2, 2, 2], [0]], defense=Noise(0.2))
+    likelihood, known = JointLikelihood.of(view, releases=8), smooth(2, seed=30)
+    pretended = likelihood.pretend(known, gen())
+    assert pretended.head.tolist() == [0, 1, 2]
+    assert pretended.count.tolist() == [1, 2, 3]
+    clean = torch.cat([made[0](known[:1]), made[1](known[:1]), made[2](known[1:])])
+    spread_of = (pretended.smashed - clean).square().flatten(1).mean(1) * pretended.count
+    assert float((spread_of / 0.04 - 1).abs().max()) < 5 * (2 / 12) ** 0.5
+
+
+def test_victims_by_position_and_repeated() -> None:
+    made, x = convs(3), smooth(3)
+    likelihood = JointLikelihood.of(sent_view(x, made, [[0, 1], [2], [1]], defense=Noise(0.2)), releases=8)
+    inputs = smooth(3, seed=5)
+    all_of = likelihood.misfit(0.1)(inputs)
+    chosen = torch.tensor([2, 0])
+    assert torch.allclose(likelihood.of_victims(chosen).misfit(0.1)(inputs[chosen]), all_of[chosen])
+    slacks = torch.tensor([0.1, 0.1, 0.1, 0.7, 0.7, 0.7])
+    twice = likelihood.repeat(2).misfit(slacks)(inputs.repeat(2, 1, 1, 1))
+    assert torch.allclose(twice, torch.cat([all_of, likelihood.misfit(0.7)(inputs)]), rtol=1e-5)
+    assert torch.equal(likelihood.latest(), likelihood.smashed[[1, 2, 3]])
+
+
+def test_releases_are_capped_evenly_with_the_last_among_them() -> None:
+    made = convs(6)
+    view = sent_view(smooth(1), made, [[0, 1, 2, 3, 4, 5]])
+    assert JointLikelihood.of(view, releases=1).head.tolist() == [5]
+    assert JointLikelihood.of(view, releases=2).head.tolist() == [0, 5]
+    assert JointLikelihood.of(view, releases=3).head.tolist() == [0, 2, 5]
+
+
+def test_a_head_that_was_not_kept_is_left_out_or_replaced_by_the_deployed_one() -> None:
+    made = convs(3)
+    likelihood = JointLikelihood.of(sent_view(smooth(2), made, [[-1, 1], [-1, -1]]), releases=8)
+    assert likelihood.head.tolist() == [1, -1]
+    assert float(likelihood.misfit(1.0)(smooth(2))[1]) < 1e-8
+
+
+def test_a_victim_that_was_never_sent_is_named() -> None:
+    view = sent_view(smooth(2), convs(1), [[0], [0]])
+    rows: Releases = view.releases
+    view._releases = rows.where(rows.ids == 100)
+    with pytest.raises(MissingKnowledge, match="no release of the victim with id 101"):
+        JointLikelihood.of(view, releases=1)
+
+
+def test_rows_are_spread_evenly() -> None:
+    assert spread(torch.arange(10), 4).tolist() == [0, 3, 6, 9]
+    assert spread(torch.arange(3), 9).tolist() == [0, 1, 2]
