@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor
 
 from splitguard.api import Attack, Goal, Guess, Phase, Sees, View
+from splitguard.data import Data
 from splitguard.engine.session import Session
 from splitguard.engine.threat import on_the_wire
 from splitguard.errors import BadSetting, NotSupported
 from splitguard.matrix.halves import image_halves, label_halves
 from splitguard.matrix.record import Value
-from splitguard.metrics import blind_images, score_choices, score_images, score_labels
+from splitguard.metrics import Blind, blind_images, score_choices, score_images, score_labels
 from splitguard.privacy import candidate_bound
 
 __all__ = ["WEAK", "Judged", "judge", "optimisation_ratio"]
@@ -86,14 +88,7 @@ def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
     told = Sees.LABELS in on_the_wire(view.party, view.mode, view.labels) and view.phase is Phase.TRAINING
     # Where all victims are of one class by the task itself, nobody needs the wire to know it.
     known = told or session.data.victim_class is not None
-    aux = session.data.aux
-    blind = blind_images(
-        aux.inputs,
-        aux.labels,
-        n=None if known else len(truth),
-        labels_known=truth.labels if known else None,
-        seed=session.seed,
-    )
+    blind = _blind(session.data, view.phase, tuple(view.ids.tolist()), known, session.seed)
     everyone = session.data.members if view.phase is Phase.TRAINING else session.data.query.ids
     others = everyone[~torch.isin(everyone, view.ids)]
     gallery = session.truth(others).inputs if len(others) else None
@@ -105,6 +100,14 @@ def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
     arrays |= {f"score_{name}": v.numpy() for name, v in score.per_victim.items()}
     halves = image_halves(score.per_victim, session.seed)
     return Judged(values, {"blind_on_aux": dict(blind.ssim_on_aux), "halves": halves}, arrays)
+
+
+@functools.lru_cache(maxsize=8)
+def _blind(data: Data, phase: Phase, ids: tuple[int, ...], known: bool, seed: int) -> Blind:
+    """The blind guess for these victims, made once for all attacks on them."""
+    rows = data.train if phase is Phase.TRAINING else data.query
+    labels = rows.of(torch.tensor(ids)).labels if known else None
+    return blind_images(data.aux.inputs, data.aux.labels, n=None if known else len(ids), labels_known=labels, seed=seed)
 
 
 def optimisation_ratio(attack: Attack, view: View, *, guess: Tensor, truth: Tensor, blind: Tensor) -> float | None:

@@ -37,6 +37,13 @@ class Halved(Defense):
         return smashed / 2
 
 
+class Centre(nn.Module):
+    """2x - 1, as networks do that normalise inside; without it no ReLU of a random head ever switches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x - 1
+
+
 def rows_of(inputs: Tensor, first: int = 0) -> Rows:
     """Rows with label 0."""
     count = len(inputs)
@@ -163,7 +170,7 @@ def _view(
     shield = defense or Defense()
     models = Models(
         head=lambda at: copy.deepcopy(heads[-1 if at is None else at]),
-        body=lambda: nn.Identity(),
+        body=nn.Identity,
         tail=lambda at: nn.Identity(),
         blank_head=lambda generator: copy.deepcopy(heads[-1]),
         query=lambda inputs, generator: shield.released_like(heads[-1](inputs), generator),

@@ -95,7 +95,8 @@ def test_candidates_get_the_misfit_they_would_get_one_by_one() -> None:
 def test_a_noiseless_truth_fits_perfectly_and_through_the_defense() -> None:
     made, x = convs(3), smooth(4)
     view = sent_view(x, made, [[0, 1], [1], [2], [0, 2]], defense=Halved())
-    assert float(JointLikelihood.of(view, releases=8).misfit(1.0)(x).max()) < 1e-8
+    # Rounding of float32, squared, over the variance of a signal that is nearly dead.
+    assert float(JointLikelihood.of(view, releases=8).misfit(1.0)(x).max()) < 1e-6
     naive = sent_view(x, made, [[0, 1], [1], [2], [0, 2]], defense=Halved(), adaptive=False)
     likelihood = JointLikelihood.of(naive, releases=8)
     assert likelihood.head.tolist() == [1, 1, 2, 2]
@@ -171,7 +172,7 @@ def test_a_head_that_was_not_kept_is_left_out_or_replaced_by_the_deployed_one() 
     made = convs(3)
     likelihood = JointLikelihood.of(sent_view(smooth(2), made, [[-1, 1], [-1, -1]]), releases=8)
     assert likelihood.head.tolist() == [1, -1]
-    assert float(likelihood.misfit(1.0)(smooth(2))[1]) < 1e-8
+    assert float(likelihood.misfit(1.0)(smooth(2))[1]) < 1e-6
 
 
 def test_a_victim_that_was_never_sent_is_named() -> None:

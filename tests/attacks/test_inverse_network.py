@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inverse network: what it asks, what it averages, and that it improves on the linear guess below it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from splitguard.api import ATTACKS, Attack, Guess, View
+from splitguard.building.linear import LinearInverse
+from splitguard.errors import BadSetting
+from splitguard.metrics import mse, psnr, ssim
+from tests.attacks.views import Centre, Noise, gen, network, sent_view, smooth
+
+LINEAR = (nn.Flatten(), nn.Linear(64, 80))
+CONV = (Centre(), nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
+AUX = smooth(200, seed=50)
+
+
+def build(**settings: Any) -> Attack:
+    return ATTACKS.build("inverse-network", **settings)
+
+
+def run(view: View, **settings: Any) -> Guess:
+    guess = build(**settings).run(view, gen())
+    assert guess.images is not None
+    return guess
+
+
+def test_a_linear_invertible_head_hides_nothing() -> None:
+    x = smooth(6)
+    guess = run(sent_view(x, [network(0, LINEAR)], [[0]] * 6, aux=AUX), steps=30)
+    assert guess.images is not None
+    assert float(psnr(guess.images, x).min()) > 35
+
+
+def test_it_improves_on_the_linear_guess_and_that_on_the_mean() -> None:
+    x, head = smooth(30), network(0, CONV)
+    guess = run(sent_view(x, [head], [[0]] * 30, aux=AUX), steps=150)
+    linear = LinearInverse.fit(head(AUX), AUX)(head(x)).clamp(0, 1)
+    mean = AUX.mean(0).expand_as(x)
+    assert guess.images is not None
+    ours, theirs, blind = (float(ssim(g, x).mean()) for g in (guess.images, linear, mean))
+    assert ours > theirs + 0.02  # measured .95, .91, .07
+    assert theirs > blind + 0.5
+
+
+def test_without_noise_it_asks_once_and_with_noise_in_every_epoch() -> None:
+    x, head = smooth(4), network(0, CONV)
+    probe, steps, epochs = 2 * 2, 12, 2  # 180 images kept for training in batches of 32: 6 steps an epoch
+    once = run(sent_view(x, [head], [[0]] * 4, aux=AUX), steps=steps)
+    assert once.budget.queries == probe + 200
+    assert (once.budget.steps, once.budget.aux) == (steps, 200)
+    fresh = run(sent_view(x, [head], [[0]] * 4, aux=AUX, defense=Noise(0.1)), steps=steps)
+    assert fresh.budget.queries == probe + 20 + epochs * 180
+    naive = run(sent_view(x, [head], [[0]] * 4, aux=AUX, defense=Noise(0.1), adaptive=False), steps=steps)
+    assert naive.budget.queries == probe + 200
+
+
+def test_releases_of_one_head_are_averaged_and_cost_as_many_queries() -> None:
+    x, heads = smooth(4), [network(0, CONV), network(1, CONV)]
+    frozen = run(sent_view(x, heads, [[1, 1, 1]] * 4, aux=AUX, defense=Noise(0.1)), steps=6)
+    assert frozen.settings["releases_averaged"] == 3
+    assert frozen.budget.queries == 2 * 2 + 3 * 200
+    for view in (
+        sent_view(x, heads, [[0, 1, 1]] * 4, aux=AUX, defense=Noise(0.1)),
+        sent_view(x, heads, [[1, 1, 1]] * 4, aux=AUX, defense=Noise(0.1), adaptive=False),
+    ):
+        assert run(view, steps=6).settings["releases_averaged"] == 1
+
+
+def test_knowing_the_noise_and_all_releases_helps() -> None:
+    x, head, error = smooth(20), network(0, CONV), {}
+    for adaptive in (True, False):
+        view = sent_view(x, [head], [[0] * 6] * 20, aux=AUX, defense=Noise(0.1), adaptive=adaptive)
+        images = run(view, steps=60).images
+        assert images is not None
+        error[adaptive] = float(mse(images, x).mean())
+    assert error[True] < 0.8 * error[False]
+
+
+def test_the_decoder_of_the_best_epoch_is_used() -> None:
+    """A step size that ruins the decoder leaves the linear guess, which is epoch 0."""
+    x, head = smooth(10), network(0, LINEAR)
+    guess = run(sent_view(x, [head], [[0]] * 10, aux=AUX), steps=40, lr=30.0)
+    assert guess.settings["best_epoch"] == 0
+    assert guess.images is not None
+    assert float(psnr(guess.images, x).min()) > 30
+
+
+def test_fewer_than_ten_images_are_refused() -> None:
+    with pytest.raises(BadSetting, match="at least 10 auxiliary images; got 9"):
+        run(sent_view(smooth(2), [network(0, CONV)], [[0]] * 2, aux=AUX[:9]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"steps": 0}, "steps must be at least 1; got 0"),
+        ({"width": 0}, "width must be at least 1"),
+        ({"blocks": -1}, "blocks must be at least 0"),
+        ({"ssim": -0.1}, "ssim must be at least 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"aux": 9}, "aux must be at least 10"),
+        ({"lr": 0.0}, "lr must be positive"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadSetting, match=told):
+        build(**settings)
+
+
+def test_blocks_and_widths_of_the_literature_run() -> None:
+    x = smooth(2)
+    guess = run(sent_view(x, [network(0, CONV)], [[0]] * 2, aux=AUX[:12]), steps=1, blocks=8, width=64, ssim=0.0)
+    assert guess.images is not None
+    assert bool(torch.isfinite(guess.images).all())
