@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -62,6 +64,7 @@ class InverseNetwork(Attack):
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.QUERY | Sees.AUX, (Party.SERVER,))
     version: ClassVar[int] = 1
     paper: ClassVar[str] = "He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019"
+    quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"steps": 60})
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("width", 1), ("blocks", 0), ("ssim", 0), ("batch_size", 1), ("aux", 10)):

@@ -110,7 +110,7 @@ def survive_yaml(name: str) -> str:
 
 def quick(name: str) -> Attack:
     """The attack with the settings that the contract runs it with."""
-    return ATTACKS.build({name: dict(getattr(ATTACKS.get(name), "quick", {}))})
+    return ATTACKS.build({name: dict(type(ATTACKS.build(name)).quick)})
 
 
 def answers(trial: Trial) -> str:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,6 +128,11 @@ class Data:
     def parts(self) -> dict[str, Rows]:
         """The four disjoint parts by name."""
         return {"train": self.train, "test": self.test, "aux": self.aux, "query": self.query}
+
+    def double(self) -> Data:
+        """The same rows in float64."""
+        wide: dict[str, Any] = {name: replace(rows, inputs=rows.inputs.double()) for name, rows in self.parts.items()}
+        return replace(self, **wide)
 
     @property
     def input_shape(self) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -67,6 +68,7 @@ class Attack(ABC):
         seat: where it sits.
         version: raised when the algorithm changes, so that cached results do not survive it.
         paper: its source, for lists and reports.
+        quick: settings with which the contract runs it, where its defaults take more than seconds.
     """
 
     name: ClassVar[str] = ""
@@ -75,6 +77,7 @@ class Attack(ABC):
     seat: ClassVar[Seat] = Seat.AFTER
     version: ClassVar[int] = 1
     paper: ClassVar[str] = ""
+    quick: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     @abstractmethod
     def run(self, view: View, generator: torch.Generator) -> Guess:

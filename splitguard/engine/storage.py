@@ -64,6 +64,9 @@ def load_session(folder: Path, *, module: nn.Module, data: Data, defense: Defens
     if facts["data"] != data.digest:
         raise BadSetting(f"{folder} was trained on another draw of the data ({facts['data']}, not {data.digest})")
     defense = defense if defense is not None else Defense()
+    training = Training.parse(facts["training"])
+    if training.precision == "float64":
+        module, data = module.double(), data.double()
     network = defense.wrap(split(module, tuple(facts["cuts"])), generator(facts["seed"], "wrap"))
     try:
         network.load_state_dict(load_file(folder / "network.safetensors"))
@@ -81,7 +84,7 @@ def load_session(folder: Path, *, module: nn.Module, data: Data, defense: Defens
         labels=Labels(facts["labels"]),
         cuts=tuple(facts["cuts"]),
         cut_shapes=tuple(map(tuple, facts["cut_shapes"])),
-        training=Training.parse(facts["training"]),
+        training=training,
         seed=facts["seed"],
         split=network.eval(),
         defense=defense,

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from splitguard.data.rows import Data, Rows
+from splitguard.data.rows import Data
 from splitguard.engine.assembly import make_loop
 from splitguard.engine.cost import measure
 from splitguard.engine.cut import SplitModel, cut_shapes, split
@@ -87,7 +86,7 @@ def train(
         if training.head == "frozen":
             network.head.eval()  # its normalisation layers are fixed, too
         if training.precision == "float64":
-            network, data = network.double(), _double(data)
+            network, data = network.double(), data.double()
         session = Session(
             data=data,
             mode=mode,
@@ -106,15 +105,6 @@ def train(
         loop.run(checkpoint, progress)
         loop.query(data.query)
     return _finished(session, loop, aux_accuracy)
-
-
-def _double(data: Data) -> Data:
-    def wide(rows: Rows) -> Rows:
-        return dataclasses.replace(rows, inputs=rows.inputs.double())
-
-    return dataclasses.replace(
-        data, train=wide(data.train), test=wide(data.test), aux=wide(data.aux), query=wide(data.query)
-    )
 
 
 @contextmanager

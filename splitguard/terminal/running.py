@@ -29,7 +29,7 @@ def run(file: Path, out: Path, *, jobs: int, limit: int | None, dry_run: bool, a
 
     matrix = Matrix.from_file(file)
     if dry_run:
-        plan = matrix.plan(out)
+        plan = matrix.plan(out, jobs=jobs, limit=limit)
         print(json.dumps(plan.as_dict()) if as_json else plan)
         return 0
     results = matrix.run(out, jobs=jobs, limit=limit, progress=not as_json)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -102,10 +102,13 @@ def test_a_checkpoint_of_another_session_is_refused(tmp_path: Path) -> None:
         train(toys.lenet(), toys.data(1), training=Training(epochs=1), cut="conv2", checkpoint=path)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float64"])
 @pytest.mark.parametrize("how", MODES[:3], ids=lambda how: str(how["mode"]))
-def test_a_saved_session_gives_the_same_view_in_another_process(how: dict[str, Any], tmp_path: Path) -> None:
+def test_a_saved_session_gives_the_same_view_in_another_process(
+    how: dict[str, Any], precision: Literal["float32", "float64"], tmp_path: Path
+) -> None:
     data = toys.data(2)
-    session = train(toys.lenet(), data, training=Training(epochs=2, batch_size=8), **how)
+    session = train(toys.lenet(), data, training=Training(epochs=2, batch_size=8, precision=precision), **how)
     session.save(tmp_path / "session")
     again = Session.load(tmp_path / "session", module=toys.lenet(seed=9), data=data)
     assert again.results() == session.results()
