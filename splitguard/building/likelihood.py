@@ -32,8 +32,8 @@ class JointLikelihood:
     with f_t the head that made release t and m the part of the defense without its noise. That is -2 log likelihood up
     to a constant where the noise is Gaussian. ``noise`` is its variance, known or estimated from fresh draws, and
     ``signal`` the variance of the activation over auxiliary rows: without noise, ``slack`` is the relative error
-    allowed. Releases of one victim by one head are averaged beforehand, which loses nothing: T releases of a frozen head
-    cost what one does.
+    allowed. Releases of one victim by one head are averaged beforehand, which loses nothing: T releases of a frozen
+    head cost what one does.
 
     An attacker that is not adaptive takes the last release alone, as if there were no defense.
 

@@ -55,7 +55,7 @@ def _line(error: Exception) -> str:
 @contextmanager
 def numeric_threads(count: int) -> Iterator[None]:
     """A block in which torch and numpy use ``count`` threads; with another number sums round differently."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it comes with scikit-learn
+    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
     with threadpool_limits(limits=count):
