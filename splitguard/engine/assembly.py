@@ -35,6 +35,8 @@ def make_loop(
     active: ServerAttack | ClientAttack | None,
     beside: Sequence[OnlineAttack],
     profile: Profile,
+    *,
+    adaptive: bool,
 ) -> Loop:
     """The parties, the wire and the observers of one session."""
     data, training, network, defense = session.data, session.training, session.split, session.defense
@@ -45,7 +47,7 @@ def make_loop(
         )
         if party is None:
             raise NotSupported(f"{attack.name or type(attack).__name__}: {reason}")
-        view = session.frame(attack, party, profile, Phase.TRAINING, data.members, True)
+        view = session.frame(attack, party, profile, Phase.TRAINING, data.members, adaptive)
         return Observer(attack, view, generator(session.seed, "attack", attack.name), network.body)
 
     watching = [observer(a) for a in beside]

@@ -44,6 +44,7 @@ def train(
     active: ServerAttack | ClientAttack | None = None,
     beside: Sequence[OnlineAttack] = (),
     profile: Profile = Profile.ACTIVE,
+    adaptive: bool = True,
     checkpoint: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Session:
@@ -61,6 +62,7 @@ def train(
         active: an attack in the server's or in client 0's seat.
         beside: attacks that watch and change nothing.
         profile: the strongest adversary that active and watching attacks may be.
+        adaptive: whether they may use what they know of the defense.
         checkpoint: a file; an existing one is gone on from, to the same bits.
         progress: called every few rounds.
 
@@ -101,7 +103,7 @@ def train(
             history=[],
             costs=costs,
         )
-        loop = make_loop(session, around, active, beside, profile)
+        loop = make_loop(session, around, active, beside, profile, adaptive=adaptive)
         loop.run(checkpoint, progress)
         loop.query(data.query)
     return _finished(session, loop, aux_accuracy)

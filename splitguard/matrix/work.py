@@ -103,6 +103,7 @@ class SessionJob:
             active=seated if isinstance(seated, ServerAttack | ClientAttack) else None,
             beside=() if self.cell.active else online,
             profile=Profile.parse(self.riders[0].profile) if self.riders else Profile.ACTIVE,
+            adaptive=self.riders[0].adaptive if self.riders else True,
             checkpoint=self._checkpoint(store),
         )
         outcome = session_outcome(session)
