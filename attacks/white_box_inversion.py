@@ -22,7 +22,7 @@ Loss = Callable[[Tensor], Tensor]
 #: Slacks tried in tuning.
 GRID = (0.1, 0.01, 0.001)
 #: Pseudo-victims, and the share of the steps that tuning may take.
-PRETENDED, SHARE = 4, 0.4
+PRETENDED, SHARE = 4, 0.3
 
 
 @ATTACKS.add("white-box-inversion")
@@ -48,7 +48,7 @@ class WhiteBoxInversion(Attack):
         prior: ``spectrum``, a Gaussian with the covariance of auxiliary images, or ``tv``, squared total variation, in
             units of its mean over auxiliary images.
         tune: chooses ``slack`` among 0.1, 0.01 and 0.001 by the SSIM it reaches on 4 auxiliary pseudo-victims, sent
-            through the same heads and a fresh draw of the defense, in one batched run of at most 0.4 ``steps``.
+            through the same heads and a fresh draw of the defense, in one batched run of at most 0.3 ``steps``.
         aux: auxiliary rows, at most, behind the prior, the linear guess and the tuning.
         memory: curvature pairs kept a victim.
         batch: victims optimised at once; it bounds memory.

@@ -41,7 +41,7 @@ def test_a_convolution_hides_little_and_tuning_finds_that_out() -> None:
     assert guess.images is not None
     assert float(psnr(guess.images, x).mean()) > 30
     assert guess.settings["slack"] in {0.1, 0.01, 0.001}
-    tuning, own = 80, 200
+    tuning, own = 60, 200
     assert own < guess.budget.steps <= own + tuning or guess.converged
     assert guess.budget.aux == 60
 
