@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, Party, Sees, Threat, View
-from splitguard.building.likelihood import JointLikelihood, spread
+from splitguard.building.heads import spread
+from splitguard.building.likelihood import JointLikelihood
 from splitguard.building.linear import LinearInverse
 from splitguard.building.optimise import optimise_inputs
 from splitguard.building.priors import Spectrum, total_variation
-from splitguard.metrics import mse, ssim
+from splitguard.metrics import ssim
 
 Loss = Callable[[Tensor], Tensor]
 #: Slacks tried in tuning.
@@ -66,6 +67,7 @@ class WhiteBoxInversion(Attack):
     memory: int = 30
     batch: int = 64
     _tuned: float | None = field(default=None, init=False, repr=False, compare=False)
+    _last: tuple[View, JointLikelihood] | None = field(default=None, init=False, repr=False, compare=False)
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.HEAD | Sees.AUX, (Party.SERVER,))
@@ -122,8 +124,10 @@ class WhiteBoxInversion(Attack):
         return self.slack if self._tuned is None else self._tuned
 
     def _problem(self, view: View) -> tuple[JointLikelihood, Tensor]:
-        """What was sent, and the auxiliary inputs that the attack uses."""
-        return JointLikelihood.of(view, releases=self.releases), spread(view.aux.inputs, self.aux)
+        """What was sent, put together once for one view, and the auxiliary inputs that the attack uses."""
+        if self._last is None or self._last[0] is not view:
+            self._last = view, JointLikelihood.of(view, releases=self.releases)
+        return self._last[1], spread(view.aux.inputs, self.aux)
 
     def _loss(self, sent: JointLikelihood, spectrum: Spectrum, rest: Tensor, slack: float | Tensor) -> Loss:
         """L, with one slack, or one a victim."""
@@ -145,7 +149,8 @@ class WhiteBoxInversion(Attack):
         steps = max(int(SHARE * self.steps), 1)
         found = optimise_inputs(loss, first(every, loss), steps=steps, scale=spectrum.colour, memory=self.memory)
         wanted = truth.repeat(len(GRID), *[1] * (truth.ndim - 1))
-        good = ssim(found.inputs, wanted) if truth.ndim == 4 else -mse(found.inputs, wanted)
+        error = (found.inputs - wanted).square().flatten(1).mean(1)
+        good = ssim(found.inputs, wanted) if truth.ndim == 4 else -error
         return GRID[int(good.view(len(GRID), -1).mean(1).argmax())], found.steps
 
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from splitguard.building.heads import heads, through
+from splitguard.building.heads import Heads, spread
 from splitguard.engine.view import View
 from splitguard.engine.wire import Releases
 from splitguard.errors import MissingKnowledge
 from splitguard.seeding import generator
 
-__all__ = ["JointLikelihood", "spread"]
+__all__ = ["JointLikelihood"]
 
 #: Rows of auxiliary data from which variances are estimated.
 SAMPLE = 128
@@ -38,7 +38,8 @@ class JointLikelihood:
     An attacker that is not adaptive takes the last release alone, as if there were no defense.
 
     Attributes:
-        view: whose heads and defense these are.
+        view: whose defense it is.
+        heads: the client's heads.
         owner: (E,) int64, which victim, 0..N-1.
         head: (E,) int64, the snapshot that made it; -1 stands for the deployed head.
         count: (E,), releases averaged.
@@ -48,6 +49,7 @@ class JointLikelihood:
     """
 
     view: View
+    heads: Heads
     owner: Tensor
     head: Tensor
     count: Tensor
@@ -75,12 +77,13 @@ class JointLikelihood:
         head = torch.tensor([e[0] for own in found for e in own])
         count = torch.tensor([e[1] for own in found for e in own], dtype=like.dtype)
         smashed = torch.stack([e[2] for own in found for e in own]).to(like)
-        noise, signal = _variances(view, int(head.max()))
-        return cls(view, owner, head, count, smashed, noise, signal, len(found))
+        heads = Heads(view)
+        noise, signal = _variances(view, heads.through(int(head.max()), spread(like, SAMPLE)))
+        return cls(view, heads, owner, head, count, smashed, noise, signal, len(found))
 
     def misfit(self, slack: float | Tensor) -> Callable[[Tensor], Tensor]:
         """The function from inputs (N, *in) to misfits (N,), for one slack or one a victim (N,)."""
-        forward, variance = heads(self.view, self.head), self._variance(slack)
+        forward, variance = self.heads.all_at(self.head), self._variance(slack)
 
         def function(inputs: Tensor) -> Tensor:
             made = forward(inputs[self.owner])
@@ -98,7 +101,7 @@ class JointLikelihood:
         with torch.no_grad():
             for head in torch.unique(self.head):
                 mine = self.head == head
-                made = through(self.view, int(head), candidates)
+                made = self.heads.through(int(head), candidates)
                 made = self.view.defense.mean_release(made) if self.view.adaptive else made
                 # Differences, not products: the gap between two candidates may be tiny beside either norm.
                 apart = torch.cdist(
@@ -116,7 +119,7 @@ class JointLikelihood:
     def sent(self, inputs: Tensor, head: int, gen: torch.Generator) -> Tensor:
         """(K, *cut): inputs (K, *in) through the snapshot ``head`` and one fresh draw of the defense."""
         with torch.no_grad():
-            made = through(self.view, head, inputs)
+            made = self.heads.through(head, inputs)
             return self.view.defense.released_like(made, gen) if self.view.adaptive else made
 
     def pretend(self, inputs: Tensor, gen: torch.Generator) -> JointLikelihood:
@@ -126,7 +129,7 @@ class JointLikelihood:
         """
         part = self.of_victims(torch.arange(len(inputs)))
         with torch.no_grad():
-            made = heads(self.view, part.head)(inputs[part.owner])
+            made = self.heads.all_at(part.head)(inputs[part.owner])
             sent = _mean_of_draws(self.view, made, part.count, gen) if self.view.adaptive else made
         return replace(part, smashed=sent)
 
@@ -187,11 +190,9 @@ def _mean_of_draws(view: View, made: Tensor, count: Tensor, gen: torch.Generator
     return total / count.view(-1, *[1] * (made.ndim - 1))
 
 
-def _variances(view: View, head: int) -> tuple[Tensor, Tensor]:
-    """Noise and signal variance of the smashed data over auxiliary rows: one a channel of images, else one a unit."""
-    inputs = spread(view.aux.inputs, SAMPLE)
+def _variances(view: View, made: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise and signal variance over rows of what the head makes: one a channel of images, else one a unit."""
     with torch.no_grad():
-        made = through(view, head, inputs)
         means = view.defense.mean_release(made) if view.adaptive else made
         over = (0, 2, 3) if made.ndim == 4 else (0,)
         signal = (means - means.mean(0)).square().mean(over, keepdim=True)[0]
@@ -203,8 +204,3 @@ def _variances(view: View, head: int) -> tuple[Tensor, Tensor]:
             draws = view.defense.released_like(made, generator(0, "noise variance", device=made.device))
             noise = (draws - means).square().mean(over, keepdim=True)[0]
     return noise, signal
-
-
-def spread(rows: Tensor, count: int) -> Tensor:
-    """At most ``count`` of the rows, evenly spaced."""
-    return rows[torch.linspace(0, len(rows) - 1, min(count, len(rows))).round().long()]

@@ -71,6 +71,29 @@ def network(seed: int, make: Sequence[nn.Module]) -> nn.Sequential:
     return out
 
 
+_CONV = (
+    nn.Conv2d(1, 4, 3, padding=1),
+    nn.BatchNorm2d(4),
+    nn.ReLU(inplace=True),
+    nn.MaxPool2d(2),
+    nn.Conv2d(4, 3, 3),
+    nn.ReLU(),
+)
+
+
+def convs(count: int) -> list[nn.Module]:
+    """Heads that differ in weights and in BatchNorm's statistics."""
+    out: list[nn.Module] = []
+    for seed in range(count):
+        made = network(seed, _CONV)
+        norm = made[1]
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        norm.running_mean += 0.1 * seed
+        out.append(made)
+    return out
+
+
 def sent_view(
     inputs: Tensor,
     heads: Sequence[nn.Module],
@@ -80,6 +103,7 @@ def sent_view(
     aux: Tensor | None = None,
     candidates: Tensor | None = None,
     adaptive: bool = True,
+    phase: Phase = Phase.QUERY,
     seed: int = 0,
 ) -> View:
     """A server's view of victims 100, 101, ... whose n-th was sent by the heads ``made_by[n]``, in that order.
@@ -108,6 +132,7 @@ def sent_view(
         cut_shape=tuple(made.shape[1:]),
         defense=defense,
         adaptive=adaptive,
+        phase=phase,
         releases=releases,
         aux=rows_of(smooth(40, (1, 8, 8), seed=50) if aux is None else aux, 1000),
         candidates=candidates,
@@ -158,6 +183,7 @@ def _view(
     cut_shape: tuple[int, ...],
     defense: Defense | None = None,
     adaptive: bool = True,
+    phase: Phase = Phase.TRAINING,
     classes: int = 2,
     party: Party = Party.SERVER,
     labels: Labels = Labels.SENT,
@@ -183,7 +209,7 @@ def _view(
         mode=Mode.VANILLA,
         labels=labels,
         cuts=("cut",),
-        phase=Phase.TRAINING,
+        phase=phase,
         ids=ids,
         input_shape=input_shape,
         cut_shapes=(cut_shape,),

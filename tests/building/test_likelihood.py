@@ -10,34 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from splitguard.api import Releases, View
-from splitguard.building.heads import heads, through
-from splitguard.building.likelihood import JointLikelihood, spread
+from splitguard.building.likelihood import JointLikelihood
 from splitguard.building.optimise import optimise_inputs
 from splitguard.errors import MissingKnowledge
-from tests.attacks.views import Halved, Noise, gen, network, sent_view, smooth
+from tests.attacks.views import Halved, Noise, convs, gen, network, sent_view, smooth
 
-CONV = (
-    nn.Conv2d(1, 4, 3, padding=1),
-    nn.BatchNorm2d(4),
-    nn.ReLU(inplace=True),
-    nn.MaxPool2d(2),
-    nn.Conv2d(4, 3, 3),
-    nn.ReLU(),
-)
 LINEAR = (nn.Flatten(), nn.Linear(64, 80))
-
-
-def convs(count: int) -> list[nn.Module]:
-    """Heads that differ in weights and in BatchNorm's statistics."""
-    out: list[nn.Module] = []
-    for seed in range(count):
-        made = network(seed, CONV)
-        norm = made[1]
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.running_mean is not None
-        norm.running_mean += 0.1 * seed
-        out.append(made)
-    return out
 
 
 def by_loop(view: View, inputs: Tensor, variance: Tensor, made_by: Sequence[nn.Module]) -> Tensor:
@@ -48,26 +26,6 @@ def by_loop(view: View, inputs: Tensor, variance: Tensor, made_by: Sequence[nn.M
         made = view.defense.mean_release(made_by[int(rows.head[e])](inputs[n : n + 1]))
         out[n] += ((made[0] - rows.smashed[e]).square() / variance).sum()
     return out
-
-
-def test_heads_called_as_one_equal_a_loop() -> None:
-    made = convs(4)
-    at = torch.tensor([2, 0, 3, 0, 1, -1])
-    x = smooth(6)
-    view = sent_view(x[:1], made, [[0]])
-    loop = torch.cat([made[int(h)](x[i : i + 1]) for i, h in enumerate(at)])
-    assert torch.allclose(heads(view, at)(x), loop, atol=1e-5)
-    assert torch.equal(heads(view, torch.tensor([1] * 6))(x), made[1](x))
-    assert torch.equal(heads(view, torch.tensor([-1] * 6))(x), made[3](x))
-    assert torch.equal(through(view, 1, x), made[1](x))
-
-
-def test_gradients_through_heads_called_as_one_equal_a_loop() -> None:
-    made, x = convs(3), smooth(3).requires_grad_()
-    view = sent_view(smooth(1), made, [[0]])
-    (one,) = torch.autograd.grad(heads(view, torch.tensor([0, 1, 2]))(x).square().sum(), x)
-    loop = torch.cat([torch.autograd.grad(made[i](x[i : i + 1]).square().sum(), x)[0][i : i + 1] for i in range(3)])
-    assert torch.allclose(one, loop, atol=1e-5)
 
 
 @pytest.mark.parametrize("made_by", [[[0, 1, 2], [1, 2, 3], [0, 2, 3]], [[0, 0, 2], [1, 1, 1], [3]], [[2], [2], [2]]])
@@ -181,8 +139,3 @@ def test_a_victim_that_was_never_sent_is_named() -> None:
     view._releases = rows.where(rows.ids == 100)
     with pytest.raises(MissingKnowledge, match="no release of the victim with id 101"):
         JointLikelihood.of(view, releases=1)
-
-
-def test_rows_are_spread_evenly() -> None:
-    assert spread(torch.arange(10), 4).tolist() == [0, 3, 6, 9]
-    assert spread(torch.arange(3), 9).tolist() == [0, 1, 2]

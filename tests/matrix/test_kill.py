@@ -79,11 +79,11 @@ def test_two_jobs_give_the_numbers_of_one(undisturbed: pd.DataFrame, tmp_path: P
 
 def test_two_jobs_killed_and_resumed_with_one_equal_one_undisturbed(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     process = start(tmp_path)
-    wait_for(tmp_path, 4, process)
+    wait_for(tmp_path, 2, process)
     process.kill()
     process.wait()
     before = finished(tmp_path)
-    assert 4 <= len(before) < 6  # of 2 trainings and 4 attacks
+    assert 2 <= len(before) < 6  # of 2 trainings and 4 attacks; early, so that a busy machine is not too late
     results = Matrix(MATRIX).run(tmp_path, jobs=1, progress=False)
     pd.testing.assert_frame_equal(numbers(results), undisturbed)
     after = finished(tmp_path)
@@ -93,11 +93,11 @@ def test_two_jobs_killed_and_resumed_with_one_equal_one_undisturbed(undisturbed:
 
 def test_ctrl_c_ends_cleanly_and_keeps_what_is_done(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     process = start(tmp_path)
-    wait_for(tmp_path, 3, process)
+    wait_for(tmp_path, 1, process)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     assert process.wait(timeout=60) == 130
     assert "Traceback" not in said(tmp_path).read_text()
-    assert len(finished(tmp_path)) >= 3
+    assert len(finished(tmp_path)) >= 1
     pd.testing.assert_frame_equal(numbers(Matrix(MATRIX).run(tmp_path, jobs=1, progress=False)), undisturbed)
 
 

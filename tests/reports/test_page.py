@@ -153,7 +153,7 @@ def test_charts_are_there_without_scripts_and_hold_the_same_data(read: Reader) -
 
 def test_the_top_of_the_page_says_the_answer_the_adversary_and_that_it_is_a_demonstration(read: Reader) -> None:
     top = read.text[: read.text.index("Each mark is one deployment")]
-    assert "Deployment #7 (vanilla · conv2 · gaussian(epsilon=200), head frozen) leaks least" in top
+    assert "Deployment #6 (vanilla · conv2 · gaussian(epsilon=200)) is the most accurate" in top
     assert "profile head-known" in top
     assert "Demonstration, not evidence." in top
 
