@@ -17,8 +17,7 @@ def test_the_faces_demonstration() -> None:
     counts = matrix.plan().as_dict()
     assert matrix.demonstration  # and says so
     assert counts["deployments"] >= 24
-    # Two deeper cuts share the plain cuts' trainings; two undefended twins of the frozen heads are trained beside.
-    assert counts["trainings"]["total"] == counts["deployments"]
+    assert counts["trainings"]["total"] < counts["deployments"]  # deeper cuts share
     cells = [r.cell for r in matrix.cells]
     assert {(c.mode, c.labels) for c in cells} == {
         ("vanilla", "sent"),
