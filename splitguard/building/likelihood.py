@@ -27,9 +27,10 @@ LEAST = 0.01
 class JointLikelihood:
     """The misfit of inputs to what was sent of each of N victims.
 
-        misfit_n(x) = sum over t and d of  (m(f_t(x))_d - z_td)^2 / v_d,     v = noise + slack signal
+        misfit_n(x) = sum over t and d of  r(f_t(x), z_t)_d^2 / v_d,     v = noise + slack signal
 
-    with f_t the head that made release t and m the part of the defense without its noise. That is -2 log likelihood up
+    with f_t the head that made release t and r the defense's residual: ``m(f_t(x)) - z_t`` with m the part without its
+    noise, or, for masks and permutations, only what z_t tells. That is -2 log likelihood up
     to a constant where the noise is Gaussian. ``noise`` is its variance, known or estimated from fresh draws, and
     ``signal`` the variance of the activation over auxiliary rows: without noise, ``slack`` is the relative error
     allowed. Releases of one victim by one head are averaged beforehand, which loses nothing: T releases of a frozen
@@ -72,7 +73,7 @@ class JointLikelihood:
             MissingKnowledge: by name, or if a victim was never sent.
         """
         rows, like = view.releases, view.aux.inputs
-        found = [_of_victim(rows, i, releases, adaptive=view.adaptive) for i in view.ids]
+        found = [_of_victim(rows, i, releases, view) for i in view.ids]
         owner = torch.tensor([n for n, own in enumerate(found) for _ in own])
         head = torch.tensor([e[0] for own in found for e in own])
         count = torch.tensor([e[1] for own in found for e in own], dtype=like.dtype)
@@ -87,8 +88,8 @@ class JointLikelihood:
 
         def function(inputs: Tensor) -> Tensor:
             made = forward(inputs[self.owner])
-            made = self.view.defense.mean_release(made) if self.view.adaptive else made
-            wrong = (made - self.smashed).square() / variance
+            apart = self.view.defense.residual(made, self.smashed) if self.view.adaptive else made - self.smashed
+            wrong = apart.square() / variance
             each = self.count * wrong.flatten(1).sum(1)
             return each.new_zeros(self.victims).index_add(0, self.owner, each)
 
@@ -97,11 +98,17 @@ class JointLikelihood:
     def over(self, candidates: Tensor, slack: float) -> Tensor:
         """(N, M): the misfit of every candidate (M, *in) to every victim; each goes through each head once."""
         out = self.count.new_zeros(self.victims, len(candidates))
-        root = self._variance(slack).sqrt()
+        variance = self._variance(slack)
+        root, partly = variance.sqrt(), _tells_in_part(self.view)
         with torch.no_grad():
             for head in torch.unique(self.head):
                 mine = self.head == head
                 made = self.heads.through(int(head), candidates)
+                if partly:
+                    for entry in torch.nonzero(mine).flatten():
+                        wrong = self.view.defense.residual(made, self.smashed[entry].expand_as(made)).square()
+                        out[self.owner[entry]] += (wrong / variance).flatten(1).sum(1)
+                    continue
                 made = self.view.defense.mean_release(made) if self.view.adaptive else made
                 # Differences, not products: the gap between two candidates may be tiny beside either norm.
                 apart = torch.cdist(
@@ -165,20 +172,31 @@ class JointLikelihood:
         return self.noise + slack * self.signal
 
 
-def _of_victim(rows: Releases, victim: Tensor, most: int, *, adaptive: bool) -> list[tuple[int, int, Tensor]]:
+def _tells_in_part(view: View) -> bool:
+    """Whether each release hides which of its coordinates count, so that releases cannot be averaged."""
+    return view.adaptive and view.defense.overrides("residual")
+
+
+def _of_victim(rows: Releases, victim: Tensor, most: int, view: View) -> list[tuple[int, int, Tensor]]:
     """(snapshot, releases averaged, their mean) of one victim, in order of time."""
     mine = torch.nonzero(rows.ids == victim).flatten()
     if len(mine) == 0:
         raise MissingKnowledge(f"this view holds no release of the victim with id {int(victim)}")
     known = mine[rows.head[mine] >= 0]
-    mine = known if len(known) and adaptive else mine[-1:]
+    mine = known if len(known) and view.adaptive else mine[-1:]
+    if _tells_in_part(view):
+        return [(int(rows.head[i]), 1, rows.smashed[i]) for i in mine[_spread_back(len(mine), most)]]
     made_by = torch.unique(rows.head[mine])  # snapshots are numbered in order of time
-    chosen = torch.linspace(len(made_by) - 1, 0, min(most, len(made_by))).round().long().flip(0)
     out = []
-    for head in made_by[chosen]:
+    for head in made_by[_spread_back(len(made_by), most)]:
         own = mine[rows.head[mine] == head]
         out.append((int(head), len(own), rows.smashed[own].mean(0)))
     return out
+
+
+def _spread_back(count: int, most: int) -> Tensor:
+    """At most ``most`` positions among ``count``, spread evenly, ascending, the last one among them."""
+    return torch.linspace(count - 1, 0, min(most, count)).round().long().flip(0)
 
 
 def _mean_of_draws(view: View, made: Tensor, count: Tensor, gen: torch.Generator) -> Tensor:
@@ -202,5 +220,5 @@ def _variances(view: View, made: Tensor) -> tuple[Tensor, Tensor]:
             noise = torch.full_like(signal, view.defense.noise_std() ** 2)
         elif view.adaptive:
             draws = view.defense.released_like(made, generator(0, "noise variance", device=made.device))
-            noise = (draws - means).square().mean(over, keepdim=True)[0]
+            noise = view.defense.residual(made, draws).square().mean(over, keepdim=True)[0]
     return noise, signal

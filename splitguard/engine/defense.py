@@ -14,6 +14,7 @@ from splitguard.data.rows import Rows
 from splitguard.engine.threat import Labels, Mode
 from splitguard.engine.wire import Exchange, Phase
 from splitguard.privacy.guarantee import Guarantee
+from splitguard.registry import Spec
 
 if TYPE_CHECKING:
     from splitguard.engine.cut import Cut, SplitModel
@@ -91,6 +92,8 @@ class Defense:
             declare this voids every guarantee in its stack.
         acts: where it acts, for lists: "smashed data", "training loss", "gradients", "labels", "cut".
         null: settings with which it does nothing, to the bit; None if there are none. `splitguard check` tries them.
+        breakers: attacks, as they are written in a matrix file, that this defense must be measured against: the ones
+            known to break it or its kind. ``attack: breakers`` in a matrix file stands for them.
     """
 
     name: ClassVar[str] = "none"
@@ -99,6 +102,7 @@ class Defense:
     per_sample: ClassVar[bool] = False
     acts: ClassVar[str] = "nowhere"
     null: ClassVar[Mapping[str, Any] | None] = None
+    breakers: ClassVar[tuple[Spec, ...]] = ()
 
     def overrides(self, hook: str) -> bool:
         """Whether ``hook`` does anything here; the engine skips work around hooks that do not."""
@@ -167,6 +171,15 @@ class Defense:
     def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
         """One fresh, differentiable draw of what `on_send` would release, for attackers who know the defense."""
         return smashed
+
+    def residual(self, made: Tensor, sent: Tensor) -> Tensor:
+        """(N, *cut1), differentiable in ``made``: what an attacker who knows the defense drives to zero.
+
+        ``made`` is what the head makes of its guess, ``sent`` what crossed. A defense that hides which coordinates or
+        places were sent (a mask, a permutation) answers here only for what ``sent`` tells, so that every attack that
+        matches smashed data is aware of masks and of order.
+        """
+        return self.mean_release(made) - sent
 
     def privacy(self) -> tuple[Guarantee, ...]:
         """What is guaranteed for this deployment; nothing unless proved."""

@@ -179,6 +179,15 @@ class Stack(Defense):
             stated.extend(_beside(guarantee, others) for guarantee in part.privacy())
         return compose(stated)
 
+    def residual(self, made: Tensor, sent: Tensor) -> Tensor:
+        """That of the last part that changes what is sent, given the mean of what those before it make."""
+        last = max((i for i, part in enumerate(self.defenses) if part.overrides("on_send")), default=-1)
+        if last < 0:
+            return made - sent
+        for part in self.defenses[:last]:
+            made = part.mean_release(made)
+        return self.defenses[last].residual(made, sent)
+
     def state_dict(self) -> dict[str, Any]:
         """The state of each part, under its position."""
         return {str(i): part.state_dict() for i, part in enumerate(self.defenses)}

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an attacker's own client would send, and be trained on, if it ran the defense that the attacker knows of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from splitguard.engine.defense import Batch
+from splitguard.engine.view import View
+
+__all__ = ["as_released", "as_trained"]
+
+
+def as_released(view: View, smashed: Tensor, generator: torch.Generator) -> Tensor:
+    """One fresh, differentiable draw of what the defense would send for ``smashed`` (N, *cut1).
+
+    An attacker that is not adaptive gets ``smashed`` back, unchanged.
+    """
+    return view.defense.released_like(smashed, generator) if view.adaptive else smashed
+
+
+def as_trained(
+    view: View, inputs: Tensor, labels: Tensor | None, smashed: Tensor, generator: torch.Generator
+) -> Tensor:
+    """The scalar that the defense would add to the client's loss on the attacker's own batch; 0 where it adds none.
+
+    With it in its loss, a simulated client is trained as the defended one is: by a penalty on distance correlation,
+    say, its smashed data loses the same directions.
+
+    Args:
+        view: an attacker that is not adaptive gets 0.
+        inputs: (N, *in), the attacker's own.
+        labels: (N,), or None where it has none.
+        smashed: (N, *cut1), what the simulated head makes of them, before `as_released`.
+        generator: for defenses whose penalty draws.
+    """
+    if not (view.adaptive and view.defense.overrides("penalty")):
+        return smashed.new_zeros(())
+    batch = Batch(inputs, torch.arange(len(inputs)), labels)
+    added = view.defense.penalty(batch, smashed, generator)
+    return smashed.new_zeros(()) if added is None else added
