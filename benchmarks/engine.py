@@ -27,7 +27,8 @@ from splitguard.engine.training import Training
 from splitguard.engine.wire import Phase
 from splitguard.models import make_model
 
-CASES = [("lenet", "conv2", (1, 28, 28), 64, 12), ("resnet18", "layer2", (3, 32, 32), 16, 2)]
+#: Network, cut, input shape, batch size, steps a timing, rounds.
+CASES = [("lenet", "conv2", (1, 28, 28), 64, 8, 80), ("resnet18", "layer2", (3, 32, 32), 16, 1, 30)]
 
 
 def steps(name: str, cut: str, shape: tuple[int, ...], size: int, count: int) -> tuple[Any, Any]:
@@ -60,12 +61,11 @@ def steps(name: str, cut: str, shape: tuple[int, ...], size: int, count: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--times", type=int, default=15)
     options = parser.parse_args()
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
-    for name, cut, shape, size, count in CASES:
-        found = paired(*steps(name, cut, shape, size, count), times=options.times)
+    for name, cut, shape, size, count, times in CASES:
+        found = paired(*steps(name, cut, shape, size, count), times=times)
         found["milliseconds_a_step"] = 1000 * found["difference"] / count
         results[f"{name} at {cut}, batch {size}"] = found
     write(options.out, {"what": "split step / unsplit step", "cases": results})

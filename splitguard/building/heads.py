@@ -55,8 +55,8 @@ class Heads:
         frame = self.at(numbers[0])
         if len(set(numbers)) == 1:
             return frame
-        states = [self.at(n).state_dict() for n in numbers]
-        stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
+        states = {n: self.at(n).state_dict() for n in set(numbers)}
+        stacked = {name: torch.stack([states[n][name] for n in numbers]) for name in states[numbers[0]]}
 
         def single(state: State, row: Tensor) -> Tensor:
             out: Tensor = functional_call(frame, state, (row[None],))
