@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the labels of crowded marks where they cover each other least."""
+"""Puts the labels of crowded marks where they cover each other least; marks in one place share one label."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ Box = tuple[float, float, float, float]
 
 def spread(chart: Chart) -> Chart:
     """The chart with each label at the place where it overlaps the fewest marks and labels so far."""
+    chart = _shared(chart)
     middles = {id(m): _middle(m, chart) for s in chart.series if s.symbol for m in s.marks}
     taken: list[Box] = [(x, y, MARK, MARK) for x, y in middles.values()]
 
@@ -40,6 +41,28 @@ def spread(chart: Chart) -> Chart:
         return replace(mark, beside=best)
 
     return replace(chart, series=tuple(replace(s, marks=tuple(map(placed, s.marks))) for s in chart.series))
+
+
+def _shared(chart: Chart) -> Chart:
+    """The chart with one label, ``2, 7``, for all marks that lie in one place."""
+    places: list[tuple[float, float, list[Mark]]] = []
+    for mark in (m for s in chart.series if s.symbol for m in s.marks if m.label):
+        x, y = _middle(mark, chart)
+        for there in places:
+            if abs(there[0] - x) < MARK / 2 and abs(there[1] - y) < MARK / 2:
+                there[2].append(mark)
+                break
+        else:
+            places.append((x, y, [mark]))
+    labels = {}
+    for _, _, marks in places:
+        labels[id(marks[0])] = ", ".join(m.label for m in marks)
+        labels |= {id(m): "" for m in marks[1:]}
+
+    def relabelled(mark: Mark) -> Mark:
+        return replace(mark, label=labels.get(id(mark), mark.label))
+
+    return replace(chart, series=tuple(replace(s, marks=tuple(map(relabelled, s.marks))) for s in chart.series))
 
 
 def _middle(mark: Mark, chart: Chart) -> tuple[float, float]:

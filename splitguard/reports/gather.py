@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from splitguard.api import Profile
@@ -67,9 +67,24 @@ def comparable(everyone: Sequence[Deployment]) -> dict[str, list[Deployment]]:
 
 
 def _training_differences(cells: Sequence[Cell]) -> list[str]:
-    """Training settings that differ between cells, apart from whether the head is frozen, which counts as a defense."""
-    names = dict.fromkeys(name for cell in cells for name in cell.training if name not in ("head", "pretrain_epochs"))
-    return [name for name in names if len({str(cell.training.get(name)) for cell in cells}) > 1]
+    """Training settings that tell cells apart beside whether the head is frozen, which counts as a defense.
+
+    What a frozen head is trained with, where all frozen heads are trained alike, belongs to it and needs no naming.
+    """
+    names = dict.fromkeys(name for cell in cells for name in cell.training if name != "head")
+    found: dict[str, dict[str, set[str]]] = {name: {} for name in names}
+    for name, by_head in found.items():
+        for cell in cells:
+            by_head.setdefault(str(cell.training.get("head")), set()).add(str(cell.training.get(name)))
+    return [name for name, by_head in found.items() if any(len(values) > 1 for values in by_head.values())]
+
+
+def _setting(name: str, value: Any) -> str:
+    """A training setting in a name: ``epochs=5``; of a nested one its parts, ``sgd lr=0.02 momentum=0.9``."""
+    if not isinstance(value, Mapping):
+        return f"{name}={value}"
+    head = [str(value["name"])] if "name" in value else [name]
+    return " ".join([*head, *(f"{k}={v}" for k, v in value.items() if k != "name")])
 
 
 def _plain(results: Results) -> Iterator[dict[str, Any]]:
@@ -90,7 +105,7 @@ def _names(cells: Sequence[Cell]) -> dict[str, str]:
         plain = Deployment(0, cell, "", {}, (), (), "")
         parts = [plain.mode, *([plain.cut] if plain.cut else []), plain.defense if plain.defended else UNDEFENDED]
         parts += [f"{row[name]} clients" if name == "clients" else str(row[name]) for name in differ]
-        parts += [f"{name}={cell.training.get(name)}" for name in trained]
+        parts += [_setting(name, cell.training.get(name)) for name in trained]
         if len({other.profile for other in cells}) > 1:
             parts.append(f"against {cell.profile}")
         if len({other.adaptive for other in cells}) > 1:

@@ -68,6 +68,7 @@ class Case:
     profile: str = "head-known"
     adaptive: bool = True
     dataset: str = "faces"
+    lr: float = 0.02
 
 
 CASES = (
@@ -92,7 +93,9 @@ CASES = (
 
 
 def cells(case: Case, seed: int) -> Iterator[Cell]:
-    training = dataclasses.asdict(Training(epochs=10, batch_size=16, head=case.head))  # type: ignore[arg-type]
+    training = dataclasses.asdict(
+        Training(epochs=10, batch_size=16, head=case.head, optimizer={"name": "sgd", "lr": case.lr})  # type: ignore[arg-type]
+    )
     for attack in ATTACKS:
         yield Cell(
             data={

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from splitguard.reports.chart import NEUTRAL, PALETTE, Axis, Chart, Mark, Series, colours, nice_ticks
-from splitguard.reports.dodge import spread
+from splitguard.reports.dodge import CHARACTER, HEIGHT, LINE, PLACES, WIDTH, spread
 from splitguard.reports.page import TEMPLATES
 
 STYLE = (TEMPLATES / "style.css").read_text(encoding="utf-8")
@@ -44,8 +45,19 @@ def _chart(*places: tuple[float, float]) -> Chart:
     return Chart("c", "C", Axis("", 0, 1), Axis("", 0, 1), (Series("s", marks),))
 
 
-def test_labels_of_marks_at_one_place_stand_apart() -> None:
-    assert len(set(_labels(spread(_chart(*[(0.5, 0.5)] * 4))))) == 4
+def test_labels_of_crowded_marks_do_not_cover_each_other() -> None:
+    crowded = [(0.5 + dx, 0.5 + dy) for dx in (0, 0.03) for dy in (0, 0.04)]
+    boxes = []
+    for mark in spread(_chart(*crowded)).series[0].marks:
+        dx, dy = PLACES[mark.beside]
+        boxes.append((WIDTH * mark.x + dx, HEIGHT * (1 - mark.y) + dy))
+    for (x, y), (u, v) in combinations(boxes, 2):
+        assert abs(x - u) >= CHARACTER or abs(y - v) >= LINE
+
+
+def test_marks_in_one_place_share_one_label() -> None:
+    chart = spread(_chart((0.5, 0.5), (0.9, 0.9), (0.501, 0.499)))
+    assert [mark.label for series in chart.series for mark in series.marks] == ["0, 2", "1", ""]
 
 
 def test_labels_of_marks_far_apart_stay_where_they_are() -> None:

@@ -39,6 +39,17 @@ def test_names_tell_all_deployments_apart(everyone: list[Deployment], tmp_path: 
     assert [d.number for group in comparable(deployments(twice)).values() for d in group] == [2]
 
 
+def test_names_tell_how_heads_are_trained_only_where_that_tells_them_apart(tmp_path: Path) -> None:
+    frozen = replace(CASES[6], lr=0.001)
+    alike = load(write_run(tmp_path / "alike", cases=[CASES[1], frozen], seeds=[0]))
+    assert [d.name.count("lr=") for d in deployments(alike)] == [0, 0]
+    assert "head frozen" in deployments(alike)[1].name
+    apart = load(write_run(tmp_path / "apart", cases=[CASES[1], replace(CASES[1], lr=0.1)], seeds=[0]))
+    assert [d.name for d in deployments(apart)] == [
+        f"vanilla · conv2 · undefended · sgd lr={lr}" for lr in ("0.02", "0.1")
+    ]
+
+
 def test_an_attack_is_called_by_its_settings_only_where_that_is_needed(everyone: list[Deployment]) -> None:
     assert everyone[0].attacks["white-box-inversion(steps=300)"] == "white-box-inversion"
     steps = [Plugin("a", settings={"steps": n}, told={"steps": n}) for n in (1, 2)]

@@ -26,10 +26,17 @@ from tests.reports.runs import write_run
 Changed = Callable[[Record], Record]
 
 
+def number(mark: Mark) -> int:
+    """Of its deployment; marks in one place share a label, so the hover text says it."""
+    return int(mark.hover[0].split()[0].removeprefix("#"))
+
+
 def marks(chart: Chart) -> dict[int, Mark]:
     """By number of the deployment."""
     found = [m for s in chart.series if s.symbol for m in s.marks]
-    out = {int(m.label.rstrip("*")): m for m in found}
+    out = {number(m): m for m in found}
+    shown = [n for m in found if m.label for n in m.label.replace("*", "").split(", ")]
+    assert sorted(map(int, shown)) == sorted(out)
     assert len(out) == len(found), "a deployment was drawn twice"
     return out
 
@@ -49,11 +56,11 @@ def test_each_evaluated_deployment_is_drawn_once_with_its_own_numbers(everyone: 
     for chart, column in ((inputs, "worst_input"), (labels, "worst_label")):
         known = {d.number: d for d in everyone if d.row.get(column) is not None}
         assert marks(chart).keys() == known.keys()
-        for number, mark in marks(chart).items():
-            row = known[number].row
+        for own, mark in marks(chart).items():
+            row = known[own].row
             assert (mark.x, mark.y_low, mark.y_high) == (row["accuracy"], row[f"{column}_low"], row[f"{column}_high"])
             assert mark.y == pytest.approx(row[column])
-            assert known[number].name in mark.hover[0]
+            assert known[own].name in mark.hover[0]
     assert len(marks(inputs)) == 15
     assert set(marks(labels)) == {11, 12, 13, 14}
 
@@ -66,7 +73,7 @@ def test_what_is_not_drawn_is_named_with_its_reason(everyone: list[Deployment]) 
 
 def test_unusable_deployments_are_hollow_and_no_others(everyone: list[Deployment]) -> None:
     inputs = panels(everyone)[0]
-    hollow = {int(m.label) for s in inputs.series if s.hollow for m in s.marks}
+    hollow = {number(m) for s in inputs.series if s.hollow for m in s.marks}
     assert hollow == {d.number for d in everyone if d.usable is False} == {4}
 
 
@@ -75,8 +82,8 @@ def test_one_defense_has_one_colour_and_one_mode_one_shape(everyone: list[Deploy
     for chart in panels(everyone):
         for series in chart.series:
             for mark in series.marks:
-                if mark.label:
-                    d = everyone[int(mark.label.rstrip("*")) - 1]
+                if mark.hover:
+                    d = everyone[number(mark) - 1]
                     looks.setdefault(f"defense {d.defense}", set()).add((series.colour, None))
                     looks.setdefault(f"mode {d.mode}", set()).add(("", series.symbol))
     assert all(len(found) == 1 for found in looks.values())
