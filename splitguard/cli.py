@@ -144,6 +144,28 @@ def calibrate(
 
 
 @app.command()
+def estimate(
+    defense: Annotated[str | None, typer.Argument(help="A defense by name.")] = None,
+    module: Annotated[str | None, typer.Option(help="One from elsewhere: package.file:Class.")] = None,
+    set_: Settings = None,
+    shape: Annotated[str, typer.Option(help="Of one row's smashed data, as in 16x7x7.")] = "4x2x2",
+    batch: Annotated[int, typer.Option(help="Rows in a batch, as deployed.")] = 32,
+    releases: Annotated[int, typer.Option(help="T of a row.")] = 4,
+    trials: Annotated[int, typer.Option(help="Of each side of each world; more can show more.")] = 1000,
+    seed: Annotated[int, typer.Option()] = 0,
+    json: Json = False,
+) -> None:
+    """Attack a defense's own mechanism and hold what that shows against its epsilon; exit 1 if the claim is false."""
+    from splitguard.terminal import estimating
+
+    stands = estimating.estimate(
+        defense, module, set_ or [], shape_text=shape, batch=batch, releases=releases, trials=trials, seed=seed,
+        as_json=json,
+    )  # fmt: skip
+    raise typer.Exit(0 if stands else 1)
+
+
+@app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Where to save the session; `attack` reads it.")],
     model: Annotated[str, typer.Option()] = "lenet",

@@ -154,3 +154,52 @@ def test_new_writes_a_file_that_registers_and_can_be_checked(kind: str, tmp_path
     )
     seen = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
     assert seen.stdout.strip() == "True", seen.stderr
+
+
+FORGETFUL = """
+import dataclasses
+
+from splitguard.defenses.gaussian import Gaussian
+
+@dataclasses.dataclass(kw_only=True)
+class OneRelease(Gaussian):
+    'Calibrated for one release, whatever it claims.'
+
+    def on_send(self, smashed, ctx, generator):
+        sent = super().on_send(smashed, ctx, generator)
+        return smashed + (sent - smashed) / 2 if self.sigma is None else sent
+
+Number = 3
+"""
+
+
+def test_a_false_claim_from_outside_is_found_and_a_true_one_is_not(
+    splitguard: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outside.py").write_text(FORGETFUL)
+    monkeypatch.syspath_prepend(tmp_path)
+    game = ("--set", "epsilon=4", "--trials", "200", "--batch", "2", "--json")
+    false = splitguard("estimate", "--module", "outside:OneRelease", *game)
+    assert (false.status, json.loads(false.out)["flagged"]) == (1, True)
+    true = splitguard("estimate", "gaussian", *game)
+    assert (true.status, json.loads(true.out)["flagged"]) == (0, False)
+    assert json.loads(true.out)["claim"]["epsilon"] == pytest.approx(4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "give one of them"),
+        (("gausian",), "Did you mean 'gaussian'"),
+        (("deeper-cut",), "claims no epsilon"),
+        (("gaussian", "--shape", "4by4"), "a shape such as"),
+        (("--module", "outside"), "package.file:Class"),
+        (("--module", "no.such:Thing"), "importable"),
+        (("--module", "splitguard.defenses.gaussian:Gausian"), "Did you mean 'Gaussian'"),
+        (("gaussian", "--batch", "1"), "batch of 2 rows"),
+    ],
+)
+def test_estimate_refuses_what_it_cannot_play(splitguard: Run, arguments: tuple[str, ...], message: str) -> None:
+    ran = splitguard("estimate", *arguments)
+    assert ran.status == 2
+    assert message in " ".join(ran.err.split())

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The game behind an empirical epsilon: the whole view of one batch in which one row differs, played many times.
+
+An adversary who may choose everything but the noise puts one of two rows into a batch and watches all its T releases,
+other rows' included. Worlds and statistics are fixed in advance, so that no choice among them is made on what is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from splitguard.errors import BadSetting
+
+__all__ = ["STATISTICS", "WORLDS", "Played", "Send", "play"]
+
+Send = Callable[[Tensor, Tensor, int, torch.Generator], Tensor]
+"""A mechanism: smashed (B, *cut), ids (B,), the release counted from 0, a generator; to what leaves the client."""
+
+#: How far outside the clip the differing row lies, and how far inside it the other rows lie, in units of C.
+FAR, NEAR = 100.0, 0.5
+WORLDS = ("one axis", "flat direction", "zero or far")
+STATISTICS = ("alternating matched filter", "own minus others", "others' signed sum", "energy", "plain sum")
+
+
+@dataclass(frozen=True)
+class Played:
+    """One world: the statistics of every trial on both sides.
+
+    Attributes:
+        world: one of `WORLDS`.
+        left, right: (trials, 5) float64, a column for each of `STATISTICS`; the row differs between left and right.
+    """
+
+    world: str
+    left: Tensor
+    right: Tensor
+
+
+def play(
+    send: Send,
+    *,
+    shape: tuple[int, ...],
+    clip: float,
+    batch: int,
+    releases: int,
+    trials: int,
+    generator: torch.Generator,
+) -> Iterator[Played]:
+    """Plays each world ``trials`` times on both sides.
+
+    In batches of B rows, row 0 differs; the others are C/2 v each, v a unit vector of the world:
+
+    * one axis: row 0 is 100 C v or -100 C v, its sign alternating over releases, v a coordinate axis;
+    * flat direction: the same with all coordinates of v alike;
+    * zero or far: row 0 is 0 or 100 C v at every release.
+
+    With s_t the world's sign at release t (1 everywhere in the last world), a_t = (-1)^t, o_tj what was sent of row j,
+    the statistics are sum_t a_t <o_t0, v>; sum_t s_t <o_t0 - mean_j o_tj, v>; sum_t s_t sum_j <o_tj, v>;
+    sum_t |o_t0|^2; sum_t <o_t0, v>, with j over the other rows.
+
+    Args:
+        send: the mechanism; every trial has row ids of its own, so that what it keeps a row is fresh.
+        shape: of one row's smashed data.
+        clip: C, the bound that the mechanism claims for a row.
+        batch: B, at least 2, as deployed.
+        releases: T of a row.
+        trials: of each side.
+        generator: the mechanism draws from it.
+
+    Raises:
+        BadSetting: for a batch of one row, or a mechanism that hands back another number of rows.
+    """
+    if batch < 2 or releases < 1 or trials < 8 or not clip > 0:
+        raise BadSetting(
+            "the game needs a batch of 2 rows or more, 1 release or more, 8 trials or more and a positive clip; got "
+            f"batch={batch}, releases={releases}, trials={trials}, clip={clip}"
+        )
+    first = 0
+    for world in WORLDS:
+        direction = _direction(world, shape)
+        signs = [1.0] * releases if world == WORLDS[2] else [(-1.0) ** t for t in range(releases)]
+        sides = []
+        for side in (1.0, 0.0 if world == WORLDS[2] else -1.0):
+            others = (NEAR * clip * direction).expand(batch, *shape).clone()
+            seen = []
+            for _ in range(trials):
+                ids = torch.arange(first, first + batch)
+                first += batch
+                for number, sign in enumerate(signs):
+                    others[0] = sign * side * FAR * clip * direction
+                    seen.append(_sent(send, others, direction, ids, number, generator))
+            told = torch.stack(seen).view(trials, releases, batch + 1)
+            sides.append(_statistics(told, torch.tensor(signs, dtype=torch.float64)))
+        yield Played(world, *sides)
+
+
+def _direction(world: str, shape: tuple[int, ...]) -> Tensor:
+    """A unit vector of ``shape``."""
+    flat = torch.ones(shape)
+    if world == WORLDS[1]:
+        unit: Tensor = flat / flat.norm()
+        return unit
+    axis = torch.zeros(flat.numel())
+    axis[0] = 1
+    return axis.view(shape)
+
+
+def _sent(
+    send: Send, inputs: Tensor, direction: Tensor, ids: Tensor, number: int, generator: torch.Generator
+) -> Tensor:
+    """(B + 1,): what was sent of each row along the direction, and the energy of row 0."""
+    with torch.no_grad():
+        out = send(inputs.clone(), ids, number, generator)
+    if len(out) != len(inputs):
+        raise BadSetting(f"the mechanism was given {len(inputs)} rows and sent {len(out)}; it must keep every row")
+    if out[0].numel() != direction.numel():
+        raise BadSetting(
+            f"the mechanism turns {direction.numel()} coordinates of a row into {out[0].numel()}; the game is played "
+            "on mechanisms that keep the shape"
+        )
+    flat = out.reshape(len(out), -1).double()
+    return torch.cat([flat @ direction.flatten().double(), flat[0].dot(flat[0])[None]])
+
+
+def _statistics(told: Tensor, signs: Tensor) -> Tensor:
+    """(trials, 5) of what `_sent` told, (trials, T, B + 1)."""
+    own, others, energy = told[..., 0], told[..., 1:-1], told[..., -1]
+    alternating: Tensor = (-1.0) ** torch.arange(told.shape[1], dtype=torch.float64)
+    found = [alternating * own, signs * (own - others.mean(2)), signs * others.sum(2), energy, own]
+    return torch.stack([each.sum(1) for each in found], dim=1)
