@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Re-runs papers and prints published, ours and fidelity.
+
+Run: ``python -m benchmarks.reproduce [NAME ...] [--jobs 2] [--out runs/reproduce]``; all papers without a name.
+``--stored`` prints the stored results and runs nothing; ``--table FILE`` writes them as Markdown. The exit status is 1
+where a run contradicts its paper.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks.reproduce.claims import Finding, holding, judge
+from splitguard.errors import DataUnavailable, near_miss
+from splitguard.matrix import Matrix
+
+HERE = Path(__file__).parent
+PAPERS, STORED = HERE / "papers", HERE / "results"
+
+
+def run(name: str, out: Path, jobs: int) -> dict[str, Any]:
+    """Runs the matrix of one paper and judges its claims."""
+    paper = yaml.safe_load((PAPERS / f"{name}.yaml").read_text(encoding="utf-8"))
+    began = time.perf_counter()
+    results = Matrix(paper["matrix"]).run(out / name, jobs=jobs)
+    findings = [f for claim in paper["claims"] for f in judge(claim, results, victims=paper["victims"])]
+    return {
+        "paper": paper["paper"],
+        "differs": paper["differs"],
+        "victims_in_paper": paper["victims"],
+        "torch": torch.__version__,
+        "minutes": round((time.perf_counter() - began) / 60, 1),
+        "findings": [asdict(f) for f in findings],
+    }
+
+
+def stored(name: str) -> dict[str, Any] | None:
+    """The stored result of a paper; None where it was never run."""
+    path = STORED / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def table(name: str, result: dict[str, Any] | None) -> str:
+    """One paper as a Markdown section."""
+    if result is None:
+        paper = yaml.safe_load((PAPERS / f"{name}.yaml").read_text(encoding="utf-8"))
+        return f"## {name}\n\n{paper['paper']}. Not run."
+    lines = [f"## {name}", "", f"{result['paper']}. {result['differs'].strip()}", ""]
+    lines += [
+        "| what | metric | published | ours | 95 % interval | n | fidelity | holds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_line(Finding(**f)) for f in result["findings"]]
+    return "\n".join(lines)
+
+
+def _line(f: Finding) -> str:
+    interval = "" if f.low is None or f.high is None else f"{f.low:.3f} to {f.high:.3f}"
+    holds = {True: "yes", False: "no", None: ""}[f.holds]
+    cells = (f.what, f.metric, _number(f.published), _number(f.ours), interval, str(f.n or ""), f.fidelity, holds)
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def main() -> int:
+    """Parses, runs, prints; 1 where something that was run does not hold."""
+    known = sorted(path.stem for path in PAPERS.glob("*.yaml"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(known)}")
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--stored", action="store_true")
+    parser.add_argument("--table", type=Path)
+    settings = parser.parse_args()
+    for name in settings.names:
+        if name not in known:
+            parser.error(near_miss(name, known, what="paper"))
+    sections, contradicted = [], False
+    for name in settings.names or known:
+        result = stored(name)
+        if not settings.stored and settings.table is None:
+            try:
+                result = run(name, settings.out, settings.jobs)
+            except DataUnavailable as error:
+                print(f"{name} was not run: {error}", file=sys.stderr)
+            else:
+                (STORED / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        sections.append(table(name, result))
+        found = [Finding(**f) for f in result["findings"]] if result else []
+        contradicted = contradicted or not holding(found)
+    text = "\n\n".join(sections) + "\n"
+    if settings.table is not None:
+        head = "# Papers re-run\n\nMade by `python -m benchmarks.reproduce --table`; see benchmarks/reproduce.\n\n"
+        settings.table.write_text(head + text, encoding="utf-8")
+    else:
+        print(text)
+    return 1 if contradicted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
