@@ -3,28 +3,23 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from splitguard import privacy
-from splitguard.api import DEFENSES, BadSetting, Context, Defense, Deployment, Guarantee, NotSupported, Phase
-from splitguard.building.rows_alone import adversary, clip_rows, label_clause, median_norm, row_norms, view_holes
-from splitguard.errors import Diverged, near_miss
+from splitguard.api import DEFENSES
+from splitguard.building.noisy_release import PHASES, NoisyRelease, Protected, in_range
 
 __all__ = ["Gaussian", "Protected"]
-
-Protected = Literal["training", "query"]
-PHASES: tuple[Protected, ...] = get_args(Protected)
 
 
 @DEFENSES.add("gaussian")
 @dataclass(kw_only=True)
-class Gaussian(Defense):
+class Gaussian(NoisyRelease):
     """Sends ``clip_C(z) + N(0, sigma^2 I)`` in place of ``z``, row by row, with fresh noise at every sending.
 
     ``clip_C(z) = z min(1, C / ||z||_2)`` with the norm over all coordinates of one row. From ``epsilon`` the noise
@@ -73,162 +68,38 @@ class Gaussian(Defense):
     clip: float | Literal["auto", "none"] = "auto"
     phases: tuple[Protected, ...] = PHASES
     adjacency: privacy.Adjacency = "replace-one"
-    _scale: tuple[float, float] | None = field(default=None, init=False, repr=False, compare=False)
-    _planned: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _ledger: privacy.Ledger | None = field(default=None, init=False, repr=False, compare=False)
-    _guarantee: Guarantee | None = field(default=None, init=False, repr=False, compare=False)
 
     paper: ClassVar[str] = "Titcombe et al., Practical defences against model inversion attacks, 2021"
-    per_sample: ClassVar[bool] = True
-    acts: ClassVar[str] = "smashed data"
     null: ClassVar[Mapping[str, Any] | None] = {"sigma": 0.0, "clip": "none"}
+    breakers = ("candidate-match", "white-box-inversion", "inverse-network")
+    order: ClassVar[int] = 2
+    scale_name: ClassVar[str] = "sigma"
+    spread: ClassVar[float] = 1.0
 
     def __post_init__(self) -> None:
-        if self.epsilon is not None and self.sigma is not None:
-            raise BadSetting(
-                f"gaussian: epsilon={self.epsilon} and sigma={self.sigma} were both given; one follows from the other. "
-                "Give one"
-            )
-        if self.sigma is None:
-            self.epsilon = 8.0 if self.epsilon is None else self.epsilon
-            _in_range("epsilon", self.epsilon)
-            if self.clip == "none":
-                raise BadSetting("gaussian: clip: none leaves no sensitivity, so no epsilon; give a clip, or sigma")
-        elif self.sigma != 0:
-            _in_range("sigma", self.sigma)
-        _in_range("delta", self.delta, below=1)
-        if isinstance(self.clip, str):
-            _one_of("clip", self.clip, ("auto", "none"))
-        else:
-            _in_range("clip", self.clip)
-        _one_of("adjacency", self.adjacency, get_args(privacy.Adjacency))
-        given = [self.phases] if isinstance(self.phases, str) else list(self.phases)
-        for phase in given:
-            _one_of("phase", phase, PHASES)
-        if not given:
-            raise BadSetting("gaussian: phases is empty, so nothing is protected; give training, query or both")
-        self.phases = tuple(p for p in PHASES if p in given)
+        super().__post_init__()
+        in_range(self.name, "delta", self.delta, below=1)
 
-    def bind(self, deployment: Deployment) -> None:
-        """Fixes clip and noise for this deployment, and what they guarantee there."""
-        releases = deployment.releases
-        self._planned = {"training": releases.get(Phase.TRAINING, 0), "query": releases.get(Phase.QUERY, 0)}
-        if isinstance(self.clip, str):
-            clip = math.inf if self.clip == "none" else median_norm(deployment)
-        else:
-            clip = float(self.clip)
-        sigma = self.sigma
-        if sigma is None:
-            assert self.epsilon is not None
-            sigma = privacy.sigma(
-                epsilon=self.epsilon, clip=clip, releases=self._counted, delta=self.delta, adjacency=self.adjacency
-            )
-        self._scale = (clip, sigma)
-        accounted = sigma > 0 and clip < math.inf
-        self._ledger = privacy.Ledger(self._planned) if accounted else None
-        self._guarantee = self._statement(deployment) if accounted else None
+    def unit_noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """``N(0, I)``."""
+        return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
 
-    @property
-    def _counted(self) -> int:
-        """T that the noise is set for: of a training row, or of a query row where training is not protected."""
-        return max(self._planned["training" if "training" in self.phases else "query"], 1)
+    def calibrated(self, epsilon: float, clip: float, releases: int) -> float:
+        """Sigma, by `splitguard.privacy.sigma`."""
+        return privacy.sigma(epsilon=epsilon, clip=clip, releases=releases, delta=self.delta, adjacency=self.adjacency)
 
-    @property
-    def _bound(self) -> tuple[float, float]:
-        if self._scale is None:
-            raise NotSupported("gaussian: clip and noise are set for a deployment; call bind before anything is sent")
-        return self._scale
+    def spent(self, clip: float, scale: float, releases: int) -> float:
+        """Epsilon, by `splitguard.privacy.epsilon`."""
+        return privacy.epsilon(sigma=scale, clip=clip, releases=releases, delta=self.delta, adjacency=self.adjacency)
 
-    def on_send(self, smashed: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
-        """``clip_C(smashed) + N(0, sigma^2 I)``, (N, *cut1), counted in the ledger; ``smashed`` where unprotected."""
-        if ("training" if ctx.phase is Phase.TRAINING else "query") not in self.phases:
-            return smashed
-        if smashed.dim() < 2 or not smashed.is_floating_point() or len(smashed) != len(ctx.ids):
-            raise BadSetting(
-                f"gaussian: smashed data must be floating point, of shape (N, ...) with an id for each of N rows; got "
-                f"{smashed.dtype} of shape {tuple(smashed.shape)} and {len(ctx.ids)} ids"
-            )
-        if not bool(torch.isfinite(row_norms(smashed.detach())).all()):
-            raise Diverged("gaussian: smashed data is not finite, so no clip bounds it; nothing was sent")
-        if self._ledger is not None:
-            self._ledger.charge(ctx.ids, ctx.phase)
-        return self.released_like(smashed, generator)
+    def failure(self) -> float:
+        """Delta."""
+        return self.delta
 
-    def mean_release(self, smashed: Tensor) -> Tensor:
-        """``clip_C(smashed)``."""
-        return clip_rows(smashed, self._bound[0]).to(smashed.dtype)
+    def sensitivity(self, clip: float) -> float:
+        """Delta in L2: 2C or C."""
+        return privacy.sensitivity(clip, self.adjacency)
 
-    def noise_std(self) -> float:
-        """Sigma, in units of the smashed data."""
-        return self._bound[1]
-
-    def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
-        """``clip_C(smashed)`` and fresh noise from ``generator``, drawn on its device; no ledger counts this."""
-        clip, sigma = self._bound
-        clipped = clip_rows(smashed, clip)
-        if sigma > 0:
-            noise = torch.randn(clipped.shape, generator=generator, device=generator.device, dtype=clipped.dtype)
-            clipped = clipped + sigma * noise.to(clipped.device)
-        return clipped.to(smashed.dtype)
-
-    def privacy(self) -> tuple[Guarantee, ...]:
-        """One statement about the inputs; none without a clip or without noise."""
-        return () if self._guarantee is None else (self._guarantee,)
-
-    def _statement(self, deployment: Deployment) -> Guarantee:
-        clip, sigma = self._bound
-
-        def epsilon(releases: int) -> float:
-            return privacy.epsilon(
-                sigma=sigma, clip=clip, releases=releases, delta=self.delta, adjacency=self.adjacency
-            )
-
-        training, query = ("training" in self.phases), ("query" in self.phases)
-        rows = epsilon(self._counted) if training else None
-        holes = view_holes(deployment) if training else ["training rows are sent without clip or noise"]
-        unprotected = [] if query else ["what is sent in evaluation and in queries has neither clip nor noise"]
-        return Guarantee(
-            channel="inputs",
-            epsilon_rows=rows,
-            epsilon=None if holes else rows,
-            epsilon_query=epsilon(1) if query else None,
-            delta=self.delta,
-            adjacency=self.adjacency,
-            sensitivity=privacy.sensitivity(clip, self.adjacency),
-            T=self._counted,
-            adversary=adversary(deployment.mode),
-            mechanism=f"a clip to norm {clip:.4g} and Gaussian noise of standard deviation {sigma:.4g}",
-            exclusions=(*holes, *unprotected, label_clause(deployment.labels)),
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Clip, noise, plan, counts and guarantee, so that a fresh instance goes on without `bind`; empty before it."""
-        if self._scale is None:
-            return {}
-        return {
-            "scale": list(self._scale),
-            "planned": dict(self._planned),
-            "ledger": None if self._ledger is None else self._ledger.state_dict(),
-            "guarantee": None if self._guarantee is None else self._guarantee.as_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`; what `bind` set is replaced."""
-        if not state:
-            return
-        clip, sigma = state["scale"]
-        self._scale, self._planned = (clip, sigma), dict(state["planned"])
-        self._ledger = None if state["ledger"] is None else privacy.Ledger(self._planned)
-        if self._ledger is not None:
-            self._ledger.load_state_dict(state["ledger"])
-        self._guarantee = None if state["guarantee"] is None else Guarantee.from_dict(state["guarantee"])
-
-
-def _in_range(name: str, value: float, *, below: float = math.inf) -> None:
-    if not 0 < value < below:
-        raise BadSetting(f"gaussian: {name} must lie above 0 and below {below}; got {value!r}")
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise BadSetting("gaussian: " + near_miss(str(value), known, what=name))
+    def mechanism(self, clip: float, scale: float) -> str:
+        """Clip and noise in words."""
+        return f"a clip to norm {clip:.4g} and Gaussian noise of standard deviation {scale:.4g}"

@@ -11,6 +11,7 @@ from splitguard.engine.defense import Alarm, Batch, Context, Defense, Deployment
 from splitguard.engine.roles import Attack, Budget, ClientAttack, Guess, OnlineAttack, ServerAttack
 from splitguard.engine.stack import Stack
 from splitguard.engine.threat import Goal, Labels, Mode, Party, Profile, Seat, Sees, Threat
+from splitguard.engine.updates import Update, Updates
 from splitguard.engine.view import Known, View
 from splitguard.engine.wire import Exchange, Phase, Releases
 from splitguard.errors import BadSetting, MissingKnowledge, NotSupported
@@ -49,9 +50,12 @@ __all__ = [
     "Seat",
     "Sees",
     "ServerAttack",
+    "Spec",
     "SplitModel",
     "Stack",
     "Threat",
+    "Update",
+    "Updates",
     "View",
     "build_defense",
     "derive",

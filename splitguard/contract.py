@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import json
@@ -12,14 +13,13 @@ from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from splitguard.api import ATTACKS, Attack, Goal, Sees
+from splitguard.api import ATTACKS, Attack, Goal, Labels
+from splitguard.engine.beats import better_than_blind
 from splitguard.engine.promises import Broken, Check, need
-from splitguard.engine.threat import on_the_wire
 from splitguard.engine.trial import Run, Trial
 from splitguard.errors import MissingKnowledge, SplitguardError
-from splitguard.metrics import blind_images, score_choices, score_labels, ssim
 from splitguard.registry import settings_of
 from splitguard.seeding import generator
 
@@ -27,7 +27,7 @@ __all__ = ["Check", "check_attack", "promises", "tried"]
 
 
 def check_attack(name: str) -> list[Check]:
-    """Runs the contract in seconds, on a toy task: a small network that tells faces from other pictures.
+    """Runs the contract in seconds, on the toy task of the attack's goal, with a small network.
 
     The attack runs with its default settings, or, where those would take minutes, with the ones in its class attribute
     ``quick``, a mapping.
@@ -123,16 +123,19 @@ def answers(trial: Trial) -> str:
     match trial.make().goal:
         case Goal.INPUTS:
             _checked(guess.images, "images", (victims, *view.input_shape), 0, 1)
-        case Goal.LABELS:
+        case Goal.LABELS | Goal.ATTRIBUTE as goal:
+            values = view.classes if goal is Goal.LABELS else (view.attribute_classes or 0)
             need(guess.labels is not None or guess.scores is not None, "neither labels nor scores were handed over")
             if guess.labels is not None:
-                _checked(guess.labels, "labels", (victims,), 0, view.classes - 1)
+                _checked(guess.labels, "labels", (victims,), 0, values - 1)
             if guess.scores is not None:
-                _checked(guess.scores, "scores", (victims, view.classes))
+                _checked(guess.scores, "scores", (victims, values))
         case Goal.CANDIDATES:
             _checked(guess.choices, "choices", (victims,), 0, len(view.candidates) - 1)
-        case other:
-            return f"the contract does not look at guesses after {other} yet"
+        case Goal.MEMBERSHIP:
+            _checked(guess.scores, "scores", (victims, 2))
+        case Goal.FUNCTIONALITY:
+            _fits(trial.first)
     return f"{victims} victims, {view.mode} at {'..'.join(view.cuts)}"
 
 
@@ -148,6 +151,25 @@ def _checked(
     need(inside, f"{what} must be finite and in [{low}, {high}]; got {least} to {most}")
 
 
+def _weights(stolen: nn.Module | None) -> dict[str, Tensor]:
+    return {} if stolen is None else dict(stolen.state_dict())
+
+
+def _fits(run: Run) -> None:
+    """The stolen layers take and give what the client's own do."""
+    view, guess, probe = run.view, run.guess, run.session.data.test.inputs[:2]
+    stolen: list[tuple[str, nn.Module | None, Tensor, tuple[int, ...]]] = [
+        ("head", guess.head, probe, view.cut_shapes[0])
+    ]
+    if view.labels is Labels.CLIENT:
+        stolen.append(("tail", guess.tail, torch.zeros(2, *view.cut_shapes[1]), (view.classes,)))
+    for name, module, given, shape in stolen:
+        if module is None:
+            raise Broken(f"a stolen {name} was not handed over")
+        with torch.no_grad():
+            _checked(copy.deepcopy(module).eval()(given), f"what the stolen {name} makes of 2 rows", (2, *shape))
+
+
 def repeats(trial: Trial) -> str:
     """A fresh instance with the same generator answers the same, to the bit."""
     first, second = trial.first.guess, trial.again().guess
@@ -155,6 +177,10 @@ def repeats(trial: Trial) -> str:
         one, two = getattr(first, part), getattr(second, part)
         equal = one is two is None or (one is not None and two is not None and torch.equal(one, two))
         need(equal, f"{part} differ between two runs with the same generator")
+    for part in ("head", "tail"):
+        one, two = (_weights(getattr(guess, part)) for guess in (first, second))
+        equal = one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+        need(equal, f"the stolen {part} differs between two runs with the same generator")
     return "two runs"
 
 
@@ -190,38 +216,4 @@ def refuses(trial: Trial) -> str:
 
 def beats_blind(trial: Trial) -> str:
     """On the undefended toy it does better than who never saw the wire, by more than chance explains."""
-    run, goal = trial.first, trial.make().goal
-    match goal:
-        case Goal.INPUTS:
-            return _beats_blind_images(run)
-        case Goal.LABELS:
-            truth = run.session.truth(run.view.ids).labels
-            view, guess = run.view, run.guess
-            label = score_labels(guess.labels, guess.scores, truth, classes=view.classes, prior=view.class_prior)
-            found = f"leakage {label.leakage}, at least {label.leakage_low}, over {label.n} victims"
-            need(label.leakage_low is not None and label.leakage_low > 0, f"no better than a blind guess: {found}")
-            return found
-        case Goal.CANDIDATES:
-            assert run.guess.choices is not None  # `answers` has seen to it
-            count = len(run.view.candidates)
-            choice = score_choices(run.guess.choices, run.session.choices(run.view), n_candidates=count)
-            found = f"{choice.accuracy:.2f} of {choice.n} named right, blind {choice.chance:.2f}"
-            need(choice.accuracy_low > choice.chance, f"no better than a blind guess: {found}")
-            return found
-    return f"guesses after {goal} are not scored yet"
-
-
-def _beats_blind_images(run: Run) -> str:
-    """Mean SSIM above that of the best blind guess by two standard errors of the paired difference."""
-    view, aux = run.view, run.session.data.aux
-    truth = run.session.truth(view.ids)
-    told = Sees.LABELS in on_the_wire(view.party, view.mode, view.labels)
-    known = {"labels_known": truth.labels} if told else {"n": len(truth)}
-    blind = ssim(blind_images(aux.inputs, aux.labels, **known).images, truth.inputs)
-    assert run.guess.images is not None  # `answers` has seen to it
-    reached = ssim(run.guess.images, truth.inputs)
-    gain = reached - blind
-    error = float(gain.std() / len(gain) ** 0.5)
-    found = f"ssim {float(reached.mean()):.3f}, blind {float(blind.mean()):.3f}"
-    need(float(gain.mean()) > 2 * error and float(gain.mean()) > 1e-3, f"no better than a blind guess: {found}")
-    return found
+    return better_than_blind(trial.first, trial.make().goal)

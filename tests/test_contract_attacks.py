@@ -13,7 +13,7 @@ from torch import Tensor
 
 from splitguard.api import ATTACKS, Goal, Guess, Labels, Mode, OnlineAttack, Party, Seat, Sees, Threat, View
 from splitguard.contract import check_attack, promises, tried
-from splitguard.engine import trial
+from splitguard.engine import toys, trial
 from splitguard.engine.trial import Trial
 from splitguard.errors import UnknownName
 from tests.attacks.broken import BREAKERS, Honest, InPlace, InTheHead, Mean, NeedsSetting
@@ -39,9 +39,9 @@ def own_toy(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     def plant(cls: Any) -> None:
         monkeypatch.setitem(ATTACKS._found, "planted", cls)
         if cls in (InPlace, InTheHead):
-            fresh_data = trial._data.__wrapped__()
-            monkeypatch.setattr(trial, "_data", lambda: fresh_data)
-            monkeypatch.setattr(trial, "_trained", lambda mode, labels: trial._train(mode, labels, None))
+            fresh = toys._faces.__wrapped__()
+            monkeypatch.setattr(trial, "toy", lambda goal: fresh)
+            monkeypatch.setattr(trial, "_trained", trial._train)
 
     return plant
 

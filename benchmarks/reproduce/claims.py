@@ -130,7 +130,7 @@ def _matches(record: Record, name: str, wanted: Any) -> bool:
     row = record.row()
     if name not in row:
         raise BadSetting(f"results.csv has no column {name!r}; where: names one of {', '.join(row)}")
-    return row[name] == wanted
+    return bool(row[name] == wanted)
 
 
 def holding(findings: Sequence[Finding]) -> bool:

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What label attacks share: the gradients of victims and of known samples, and scores for classes without any."""
+"""What label attacks share: the rows of victims and of known samples, and scores for classes without any."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from splitguard.building.embeddings import embeddings
 from splitguard.engine.view import View
 from splitguard.errors import MissingKnowledge
 
@@ -16,7 +18,7 @@ __all__ = ["Anchored"]
 
 @dataclass(frozen=True)
 class Anchored:
-    """Per-sample gradients at the cut, flattened, in float64.
+    """Per-sample gradients at the cut, or what the label owner is given there, flattened, in float64.
 
     Attributes:
         victims: (N, D), in the order of ``view.ids``.
@@ -31,8 +33,12 @@ class Anchored:
     classes: int
 
     @classmethod
-    def of(cls, view: View) -> Anchored:
+    def of(cls, view: View, what: Literal["gradients", "activations"] = "gradients") -> Anchored:
         """Reads them from the context of ``view``; a row sent more than once counts as sent last.
+
+        Args:
+            view: of one client's epoch.
+            what: what the label owner returned; or what it is given by the deployed network, see `embeddings`.
 
         Raises:
             MissingKnowledge: by name, or if the view knows no label at all.
@@ -41,10 +47,11 @@ class Anchored:
         if len(known.ids) == 0:
             raise MissingKnowledge("this view holds no row whose label is known; a label attack needs one a class")
 
-        def gradients(ids: Tensor) -> Tensor:
-            return view.label_grad(rows.last(ids)).flatten(1).double()
+        def read(ids: Tensor) -> Tensor:
+            values = view.label_grad(rows.last(ids)) if what == "gradients" else embeddings(view, ids)
+            return values.flatten(1).double()
 
-        return cls(gradients(view.ids), gradients(known.ids), known.labels, view.classes)
+        return cls(read(view.ids), read(known.ids), known.labels, view.classes)
 
     def mean_of_class(self, values: Tensor) -> Tensor:
         """(K, *shape): the mean over each class of one value a known sample (A, *shape); NaN where none is known."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from splitguard.engine.defense import Deployment
 from splitguard.engine.threat import Labels, Mode
 from splitguard.errors import BadSetting
 
-__all__ = ["adversary", "clip_rows", "label_clause", "median_norm", "row_norms", "view_holes"]
+__all__ = ["adversary", "aux_smashed", "clip_rows", "label_clause", "median_norm", "row_norms", "view_holes"]
 
 CHUNK = 256
 _LABELS = {
@@ -22,18 +23,19 @@ _LABELS = {
 }
 
 
-def row_norms(rows: Tensor) -> Tensor:
-    """(N,): the L2 norm of each row of (N, ...) over all its coordinates, in float32 or wider."""
-    norms: Tensor = torch.linalg.vector_norm(_wide(rows).flatten(1), dim=1)
+def row_norms(rows: Tensor, *, order: int = 2) -> Tensor:
+    """(N,): the norm of each row of (N, ...) over all its coordinates, L2 or of another order, in float32 or wider."""
+    norms: Tensor = torch.linalg.vector_norm(_wide(rows).flatten(1), ord=order, dim=1)
     return norms
 
 
-def clip_rows(rows: Tensor, clip: float) -> Tensor:
-    """``z min(1, C / ||z||_2)`` for each row z of (N, ...), the norm over all its coordinates; differentiable.
+def clip_rows(rows: Tensor, clip: float, *, order: int = 2) -> Tensor:
+    """``z min(1, C / ||z||)`` for each row z of (N, ...), the norm over all its coordinates; differentiable.
 
     Args:
         rows: floating point, of any shape after N; a row depends on no other row.
         clip: C, positive; infinite hands ``rows`` back.
+        order: of the norm, 2 or 1. Rows are shortened, not projected: their direction stays in either norm.
 
     Returns:
         In float32 or wider. Rows within the clip keep every bit; the others have norm C up to rounding, a few parts in
@@ -42,21 +44,26 @@ def clip_rows(rows: Tensor, clip: float) -> Tensor:
     if math.isinf(clip):
         return rows
     # C / C is exactly 1, so short rows are untouched, and a norm of 0 is never divided by.
-    factor = clip / row_norms(rows).clamp(min=clip)
+    factor = clip / row_norms(rows, order=order).clamp(min=clip)
     return _wide(rows) * factor.view(-1, *[1] * (rows.dim() - 1))
 
 
-def median_norm(deployment: Deployment) -> float:
-    """The median of `row_norms` of the auxiliary rows behind the head before training; nothing of it is private.
+def aux_smashed(deployment: Deployment) -> Iterator[Tensor]:
+    """Chunks (M, *cut1) of what the head before training makes of the auxiliary rows; nothing of it is private."""
+    device = next((p.device for p in deployment.head.parameters()), torch.device("cpu"))
+    inputs = deployment.aux.inputs
+    for start in range(0, len(inputs), CHUNK):
+        with torch.no_grad():
+            yield deployment.head(inputs[start : start + CHUNK].to(device)).cpu()
+
+
+def median_norm(deployment: Deployment, *, order: int = 2) -> float:
+    """The median of `row_norms` of auxiliary rows behind the head before training; nothing of it is private.
 
     Raises:
         BadSetting: if there are no auxiliary rows, or the median is not positive and finite.
     """
-    device = next((p.device for p in deployment.head.parameters()), torch.device("cpu"))
-    with torch.no_grad():
-        inputs = deployment.aux.inputs
-        chunks = [inputs[start : start + CHUNK].to(device) for start in range(0, len(inputs), CHUNK)]
-        norms = [row_norms(deployment.head(chunk)).double().cpu() for chunk in chunks]
+    norms = [row_norms(chunk, order=order).double() for chunk in aux_smashed(deployment)]
     median = float(torch.cat(norms).quantile(0.5)) if norms else math.nan
     if not 0 < median < math.inf:
         raise BadSetting(

@@ -22,25 +22,31 @@ class Rows:
         inputs: (N, *in), float32; images lie in [0, 1].
         labels: (N,), int64, in 0..classes-1.
         ids: (N,), int64, unique within one `Data`.
+        attributes: (N,), int64, what is true of a row and no part of the task: its fine class, where the labels are
+            coarse ones. None where nothing of the kind is known.
 
     Raises:
-        BadSetting: if the three differ in length.
+        BadSetting: if they differ in length.
     """
 
     inputs: Tensor
     labels: Tensor
     ids: Tensor
+    attributes: Tensor | None = None
 
     def __post_init__(self) -> None:
         if not len(self.inputs) == len(self.labels) == len(self.ids):
             got = f"{len(self.inputs)} inputs, {len(self.labels)} labels and {len(self.ids)} ids"
             raise BadSetting(f"rows need as many labels and ids as inputs; got {got}")
+        if self.attributes is not None and len(self.attributes) != len(self.ids):
+            raise BadSetting(f"rows need one attribute each; got {len(self.attributes)} for {len(self.ids)} rows")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: Tensor | slice) -> Rows:
-        return Rows(self.inputs[index], self.labels[index], self.ids[index])
+        attributes = None if self.attributes is None else self.attributes[index]
+        return Rows(self.inputs[index], self.labels[index], self.ids[index], attributes)
 
     def of(self, ids: Tensor) -> Rows:
         """The rows with these ids, in that order; raises KeyError that names an id which is not here."""
@@ -76,6 +82,7 @@ class Data:
         partition: how the rows were dealt, as in ``"iid"`` or ``"dirichlet(0.3)"``.
         digest: SHA-256 over which rows are where, 16 hex digits.
         victim_class: the class of all victims where the task says so, as faces does; everybody knows it. None: any.
+        attribute_names: for people, one for each value of the rows' attributes; empty where rows have none.
 
     Raises:
         BadSetting: if any of that does not hold.
@@ -93,6 +100,7 @@ class Data:
     partition: str = "iid"
     digest: str = ""
     victim_class: int | None = None
+    attribute_names: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         owner: dict[int, str] = {}
@@ -100,6 +108,7 @@ class Data:
             if len(rows) > 0 and not 0 <= int(rows.labels.min()) <= int(rows.labels.max()) < self.classes:
                 wanted = f"labels of {part} must lie in 0..{self.classes - 1}"
                 raise BadSetting(f"{wanted}; got {int(rows.labels.min())}..{int(rows.labels.max())}")
+            _check_attributes(rows, part, len(self.attribute_names))
             for row in rows.ids.tolist():
                 if row in owner:
                     raise BadSetting(f"id {row} is in {owner[row]} and again in {part}; every row has one place")
@@ -140,6 +149,11 @@ class Data:
         return tuple(self.train.inputs.shape[1:])
 
     @property
+    def attribute_classes(self) -> int | None:
+        """How many values the rows' attributes may have; None where rows have none."""
+        return len(self.attribute_names) or None
+
+    @property
     def classes_prior(self) -> Tensor:
         """(K,), the class frequencies among the auxiliary rows, all that the attacker may know of the prior.
 
@@ -147,3 +161,17 @@ class Data:
         """
         counts = torch.bincount(self.aux.labels, minlength=self.classes).double()
         return counts / counts.sum()  # 0 / 0 is NaN
+
+
+def _check_attributes(rows: Rows, part: str, values: int) -> None:
+    """Every row has an attribute in 0..values-1; none has one where there are no values."""
+    found = rows.attributes
+    if (found is None) != (values == 0):
+        raise BadSetting(
+            f"{part}: attributes of rows go together with attribute_names, one a value; got {values} names and "
+            f"{'no attributes' if found is None else 'attributes'}"
+        )
+    if found is not None and len(found) and not 0 <= int(found.min()) <= int(found.max()) < values:
+        raise BadSetting(
+            f"attributes of {part} must lie in 0..{values - 1}; got {int(found.min())}..{int(found.max())}"
+        )

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from splitguard.data.coarse import check_coarse, renumbered
 from splitguard.data.partition import canonical
 from splitguard.data.pool import Pool, check_inputs, from_dataset
 from splitguard.data.rows import Data
@@ -39,6 +40,8 @@ class DataSpec:
         aux: rows of the attacker.
         aux_classes: classes the attacker has rows of, ascending; None: all.
         victims: ``member`` and ``query``, numbers of rows.
+        coarse: for each class of the data set the coarse label that the network is trained on, numbered in the order
+            in which they first appear; the class itself becomes the row's attribute. None: trained on the classes.
     """
 
     name: str
@@ -50,6 +53,7 @@ class DataSpec:
     aux: int | None = None
     aux_classes: tuple[int, ...] | None = None
     victims: Mapping[str, int] = field(default_factory=dict)
+    coarse: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -65,6 +69,8 @@ class DataSpec:
             if isinstance(self.aux_classes, str | int) or len(self.aux_classes) == 0:
                 raise BadSetting(f"aux_classes must be a list of one class number or more; got {self.aux_classes!r}")
             put("aux_classes", tuple(sorted({whole(label, "aux_classes", 0) for label in self.aux_classes})))
+        if self.coarse is not None:
+            put("coarse", renumbered(self.coarse))
         if not isinstance(self.victims, Mapping):
             raise BadSetting(f"victims must be written as {{member: 64, query: 64}}; got {self.victims!r}")
         for key in self.victims:
@@ -109,6 +115,8 @@ class DataSpec:
             DataUnavailable: if the data set is not on this machine.
         """
         pool = open_pool(self.name, self.source) if pool is None else pool
+        if self.coarse is not None:
+            check_coarse(self.coarse, pool)
         found = sizes(pool, train=self.train, test=self.test, aux=self.aux, victims=self.victims)
         victims = {"member": found.member, "query": found.query}
         return dataclasses.replace(self, train=found.train, test=found.test, aux=found.aux, victims=victims)
@@ -120,9 +128,16 @@ class DataSpec:
         return draw(pool, **given, seed=seed)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, numbers and strings, fit for YAML and JSON; ``DataSpec.parse`` reads it back."""
+        """Plain dicts, lists, numbers and strings, fit for YAML and JSON; ``DataSpec.parse`` reads it back.
+
+        ``coarse`` is written only where it is used: keys are made of this, and those of other data stay what they were.
+        """
         out = dataclasses.asdict(self)
         out["aux_classes"] = None if self.aux_classes is None else list(self.aux_classes)
+        if self.coarse is None:
+            del out["coarse"]
+        else:
+            out["coarse"] = list(self.coarse)
         return out
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from splitguard.data.coarse import check_coarse, made_coarse
 from splitguard.data.partition import PARTITIONS
 from splitguard.data.partition import partition as deal
 from splitguard.data.pool import Pool, as_float
@@ -36,6 +37,7 @@ def draw(
     aux: int | None = None,
     aux_classes: Sequence[int] | None = None,
     victims: Mapping[str, int] | None = None,
+    coarse: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Data:
     """Draws train, test, auxiliary and query rows, picks the member victims, and deals train to the clients.
@@ -64,6 +66,8 @@ def draw(
         aux: rows of the attacker; 0: none.
         aux_classes: the classes the attacker has rows of, by number; None: all.
         victims: ``{"member": ..., "query": ...}``, each optional.
+        coarse: for each class of the pool the coarse label to train on, 0..L-1; the class becomes the row's attribute.
+            Which row goes where, and to which client, depends on the pool's classes as before.
         seed: of the draw.
 
     Returns:
@@ -75,6 +79,8 @@ def draw(
     """
     want = sizes(pool, train=train, test=test, aux=aux, victims=victims)
     how = PARTITIONS.build(partition)
+    if coarse is not None:
+        check_coarse(coarse, pool)
     number = len(pool)
     order = numpy_generator(seed, "data", "order").permutation(number)
     order = order[pool.distinct[order]]
@@ -123,10 +129,13 @@ def draw(
     held = parts["train"]
     dealt = deal(held.labels, partition, whole(clients, "clients", 1), seed, torch.from_numpy(members))
     member_ids, client_ids = held.ids[torch.from_numpy(members)], tuple(held.ids[positions] for positions in dealt)
-    return Data(
+    data = Data(
         pool.name,
         pool.classes,
-        **parts,
+        train=parts["train"],
+        test=parts["test"],
+        aux=parts["aux"],
+        query=parts["query"],
         members=member_ids,
         clients=client_ids,
         class_names=pool.class_names,
@@ -134,6 +143,7 @@ def draw(
         partition=str(how),
         digest=_digest(pool, rows, parts, (member_ids, *client_ids)),
     )
+    return data if coarse is None else made_coarse(data, coarse)
 
 
 def quotas(size: int, shares: Floats, room: Ints, gen: np.random.Generator) -> Ints:

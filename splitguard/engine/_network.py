@@ -11,7 +11,10 @@ from splitguard.engine._stage import parts
 from splitguard.engine._trace import trace
 from splitguard.errors import BadCut, UnknownName, near_miss
 
-__all__ = ["Network", "Point"]
+__all__ = ["LOGITS", "Network", "Point"]
+
+#: The cut after the last layer, which leaves the other side nothing but the loss; no list of legal cuts has it.
+LOGITS = "logits"
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,13 @@ class Network:
         for point in self.points:
             if name == point.name or name in point.aliases:
                 return point
+        if name == LOGITS:
+            return Point(LOGITS, (), {mode: t.result for mode, t in self.traces.items()})
         raise self._refusal(name)
+
+    def place(self, point: Point) -> int:
+        """Where a point that `find` found stands among all in network order, the logits last."""
+        return self.points.index(point) if point in self.points else len(self.points)
 
     def _in_both_modes(self) -> list[Point]:
         """The places through which everything goes in both modes, each under all its names."""
@@ -127,7 +136,7 @@ class Network:
     def _why_no_gate(self, node: fx.Node, mode: bool) -> str:
         trace_ = self.traces[mode]
         if node is trace_.result:
-            return "it is the output, so that nothing would be left to compute"
+            return f"it is the output, so that nothing but the loss would be left to compute; {LOGITS!r} asks for that"
         if node not in trace_.live:
             return "it does not depend on the network's input"
         beside = sorted(trace_.between(node, trace_.result).values, key=trace_.order.__getitem__)

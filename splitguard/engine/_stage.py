@@ -95,9 +95,9 @@ def parts(trace: Trace, cuts: Sequence[fx.Node]) -> list[_Part]:
     found: list[_Part] = []
     borders = [trace.source, *cuts, trace.result]
     later: set[fx.Node] = set()
-    for start, end in reversed(list(itertools.pairwise(borders))):
+    for number, (start, end) in reversed(list(enumerate(itertools.pairwise(borders)))):
         span = trace.between(start, end)
-        last = len(trace.order) if end is trace.result else trace.order[end]
+        last = len(trace.order) if number == len(cuts) else trace.order[end]
         for effect in trace.effects:
             if trace.order[start] < trace.order[effect] <= last:
                 more = trace.between(start, effect)

@@ -13,14 +13,17 @@ import torch
 from torch import nn
 
 from splitguard.engine.deployed import Deployed
+from splitguard.engine.fed import FedServer
+from splitguard.engine.goals import check_goal
 from splitguard.engine.links import Link
 from splitguard.engine.loop import Loop
 from splitguard.engine.modes import SplitRound
 from splitguard.engine.observers import Observer
-from splitguard.engine.parties import Client, FedServer, Server, Stage, Surroundings
+from splitguard.engine.parties import Client, Server, Stage, Surroundings
 from splitguard.engine.roles import ClientAttack, OnlineAttack, ServerAttack
 from splitguard.engine.session import Session
-from splitguard.engine.threat import Mode, Profile, refusal
+from splitguard.engine.stored import Stored
+from splitguard.engine.threat import Goal, Mode, Profile, refusal
 from splitguard.engine.wire import Phase
 from splitguard.errors import NotSupported
 from splitguard.registry import settings_of
@@ -47,7 +50,10 @@ def make_loop(
         )
         if party is None:
             raise NotSupported(f"{attack.name or type(attack).__name__}: {reason}")
-        view = session.frame(attack, party, profile, Phase.TRAINING, data.members, adaptive)
+        check_goal(attack.goal, Phase.TRAINING, data)
+        # Who was trained on is what a membership attack is after: it hears of its victims when the training is over.
+        victims = data.members[:0] if attack.goal is Goal.MEMBERSHIP else data.members
+        view = session.frame(attack, party, profile, Phase.TRAINING, victims, adaptive)
         return Observer(attack, view, generator(session.seed, "attack", attack.name), network.body)
 
     watching = [observer(a) for a in beside]
@@ -62,6 +68,7 @@ def make_loop(
     in_seat = acting if isinstance(active, ServerAttack) else None
     first = clients[0]
     stages = (first.head.module, network.body) + ((first.tail.module,) if first.tail else ())
+    log = session.transcript.updates
     loop = Loop(
         data=data,
         mode=session.mode,
@@ -70,13 +77,20 @@ def make_loop(
         seed=session.seed,
         clients=clients,
         server=server,
-        fed=FedServer(clients) if session.mode is Mode.SPLITFED else None,
+        fed=FedServer(clients, link, log, head_frozen=frozen) if session.mode is Mode.SPLITFED else None,
         link=link,
         defense=defense,
         noise=noise,
         transcript=session.transcript,
         round=SplitRound(
-            server, link, session.labels, defense=defense, generator=noise, active=in_seat, head_frozen=frozen
+            server,
+            link,
+            session.labels,
+            defense=defense,
+            generator=noise,
+            active=in_seat,
+            head_frozen=frozen,
+            stored=Stored() if training.release == "once" else None,
         ),
         around=around,
         observers=[*watching, *([acting] if acting else [])],

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -15,14 +16,17 @@ from splitguard.engine.cut import Cut, cut_shapes, legal_cuts, split
 from splitguard.engine.defense import Batch, Context, Defense, Deployment
 from splitguard.engine.threat import Labels, Mode
 from splitguard.engine.wire import Phase
+from splitguard.errors import NotSupported
 from splitguard.seeding import derive, drawing, generator
 
 __all__ = ["Bench", "Tried"]
 
 ROWS, CLASSES, SHAPE = 8, 3, (1, 6, 6)
+#: Where a defense is tried: who owns the labels, and the number of classes; the first that it does not refuse.
+PLACES = ((Labels.SENT, CLASSES), (Labels.CLIENT, CLASSES), (Labels.CLIENT, 2))
 
 
-def _network() -> nn.Module:
+def _network(classes: int = CLASSES) -> nn.Module:
     with drawing(derive(0, "bench")):
         return nn.Sequential(
             OrderedDict(
@@ -31,7 +35,7 @@ def _network() -> nn.Module:
                 conv2=nn.Conv2d(4, 2, 3, padding=1),
                 relu2=nn.ReLU(),
                 flatten=nn.Flatten(),
-                fc=nn.Linear(72, CLASSES),
+                fc=nn.Linear(72, classes),
             )
         )
 
@@ -56,8 +60,9 @@ class Bench:
 
     Args:
         defense: a fresh instance.
-        labels: who owns them; ``client`` puts a second cut at ``flatten``.
-        head_frozen, mixing: as in `Deployment`.
+        labels: who owns them; ``client`` puts a second cut at ``flatten``. None: the client, who sends them; where the
+            defense refuses that, the client, who keeps them, with three classes or two.
+        head_frozen, mixing: as in `Deployment`; a defense that refuses a trained head gets a frozen one.
         releases: T of a training row; a query row is sent once.
         mode: vanilla, or u-shaped with ``labels`` of the client, unless given.
         bind: without it the defense is placed and wrapped only, as when a session is loaded.
@@ -71,7 +76,7 @@ class Bench:
         self,
         defense: Defense,
         *,
-        labels: Labels = Labels.SENT,
+        labels: Labels | None = None,
         head_frozen: bool = False,
         mixing: tuple[str, ...] = (),
         releases: int = 3,
@@ -80,9 +85,38 @@ class Bench:
     ) -> None:
         self.defense = defense
         self.legal = _legal()
+        refused: NotSupported | None = None
+        places = PLACES if labels is None else ((labels, CLASSES),)
+        # With a trained head first; a defense that refuses that is tried with a frozen one.
+        for frozen, (owner, classes) in itertools.product(sorted({head_frozen, True}), places):
+            self._prepare(owner, classes, head_frozen=frozen, mixing=mixing, releases=releases, mode=mode)
+            try:
+                if bind:
+                    defense.bind(self.deployment)
+                break
+            except NotSupported as error:
+                refused = refused or error
+        else:
+            assert refused is not None
+            raise refused
+        self.smashed: Tensor = self.network.head(self.batch.inputs).detach()
+        self._next = 1_000
+
+    def _prepare(
+        self,
+        labels: Labels,
+        classes: int,
+        *,
+        head_frozen: bool,
+        mixing: tuple[str, ...],
+        releases: int,
+        mode: Mode | None,
+    ) -> None:
+        """Network, rows and deployment, before the defense is bound."""
+        defense = self.defense
         cuts = defense.place(("conv1", "flatten") if labels is Labels.CLIENT else ("conv1",), self.legal)
-        self.network = defense.wrap(split(_network(), cuts), self.gen(0))
-        rows = [self._rows(part) for part in range(2)]
+        self.network = defense.wrap(split(_network(classes), cuts), self.gen(0))
+        rows = [self._rows(part, classes) for part in range(2)]
         self.batch = Batch(rows[0].inputs, rows[0].ids, rows[0].labels)
         self.deployment = Deployment(
             mode=mode or (Mode.U_SHAPED if labels is Labels.CLIENT else Mode.VANILLA),
@@ -90,7 +124,7 @@ class Bench:
             cuts=cuts,
             input_shape=SHAPE,
             cut_shapes=tuple(cut_shapes(self.network, SHAPE)),
-            classes=CLASSES,
+            classes=classes,
             batch_size=ROWS,
             epochs=releases,
             clients=1,
@@ -100,15 +134,11 @@ class Bench:
             head_frozen=head_frozen,
             mixing=mixing,
         )
-        if bind:
-            defense.bind(self.deployment)
-        self.smashed: Tensor = self.network.head(self.batch.inputs).detach()
-        self._next = 1_000
 
-    def _rows(self, part: int) -> Rows:
+    def _rows(self, part: int, classes: int) -> Rows:
         gen = self.gen(100 + part)
         ids = torch.arange(part * ROWS, (part + 1) * ROWS)
-        return Rows(torch.rand(ROWS, *SHAPE, generator=gen), ids % CLASSES, ids)
+        return Rows(torch.rand(ROWS, *SHAPE, generator=gen), ids % classes, ids)
 
     def gen(self, stream: int = 1) -> torch.Generator:
         """A fresh generator; the same one for the same ``stream``."""
@@ -131,7 +161,7 @@ class Bench:
         """Every hook that hands rows back, each drawing from a generator of its own; ``smashed`` of up to 8 rows."""
         n, defense = len(smashed), self.defense
         ctx = self.context(self.batch.ids[:n])
-        labels = torch.arange(n) % CLASSES
+        labels = torch.arange(n) % self.deployment.classes
         tried = {
             "on_send": self.send(smashed),
             "mean_release": defense.mean_release(smashed),

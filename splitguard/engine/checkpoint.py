@@ -41,11 +41,12 @@ def save_checkpoint(path: Path, loop: Loop) -> None:
         "history": loop.history,
         "alarms": [(step, alarm.score, alarm.stop) for step, alarm in loop.alarms],
         "stages": [s.state_dict() for s in _stages(loop)],
-        "averaged": loop.fed.seen if loop.fed else None,
+        "averaged": loop.fed.trained if loop.fed else None,
         "bytes": loop.link.state_dict(),
         "defense": loop.defense.state_dict(),
         "networks": {name: m.state_dict() for name, m in loop.defense.modules().items()},
         "noise": loop.noise.get_state(),
+        "stored": loop.round.stored.state_dict() if loop.round.stored else None,
         "transcript": loop.transcript.state_dict(),
         "observers": [o.state_dict() for o in loop.observers],
     }
@@ -79,12 +80,14 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
     for stage, saved in zip(_stages(loop), state["stages"], strict=True):
         stage.load_state_dict(saved)
     if loop.fed is not None:
-        loop.fed.seen = list(state["averaged"])
+        loop.fed.trained = state["averaged"]
     loop.link.load_state_dict(state["bytes"])
     loop.defense.load_state_dict(state["defense"])
     for name, module in loop.defense.modules().items():
         module.load_state_dict(state["networks"][name])
     loop.noise.set_state(state["noise"])
+    if loop.round.stored is not None:
+        loop.round.stored.load_state_dict(state["stored"])
     loop.transcript.load_state_dict(state["transcript"])
     for observer, saved in zip(loop.observers, state["observers"], strict=True):
         observer.load_state_dict(saved)

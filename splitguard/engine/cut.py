@@ -10,14 +10,14 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from splitguard.engine._network import Network
+from splitguard.engine._network import LOGITS, Network
 from splitguard.engine._nodes import take
 from splitguard.engine._stage import Stage, build, parts
 from splitguard.engine.cost import FLOAT32, counting, example
 from splitguard.engine.mixing import mixes_rows
 from splitguard.errors import BadCut, NotSupported
 
-__all__ = ["Cut", "SplitModel", "Stage", "cut_shapes", "legal_cuts", "mixes_rows", "next_cuts", "split"]
+__all__ = ["LOGITS", "Cut", "SplitModel", "Stage", "cut_shapes", "legal_cuts", "mixes_rows", "next_cuts", "split"]
 
 
 class SplitModel(nn.Module):
@@ -86,7 +86,8 @@ def split(module: nn.Module, at: str | Sequence[str]) -> SplitModel:
         module: any network from one tensor to one tensor, first dimension the batch.
         at: a layer by its path, as ``"layer1.0.relu"``; ``"layer1.0.relu_1"`` is after it is called a second time; or a
             function by its name within a layer, as ``"layer1.0.add"`` or ``"flatten"``. Two names, or
-            ``"conv2..fc1"``, give head, body and tail.
+            ``"conv2..fc1"``, give head, body and tail. ``"logits"`` is after the last layer: the stage behind it is
+            empty, and only the loss is computed there.
 
     Raises:
         UnknownName: for a name that is none, with near misses.
@@ -98,7 +99,7 @@ def split(module: nn.Module, at: str | Sequence[str]) -> SplitModel:
         raise BadCut(f"a network is cut after one layer or after two; got {len(names)}: {names}")
     network = Network(module)
     points = [network.find(name) for name in names]
-    places = [network.points.index(p) for p in points]
+    places = [network.place(p) for p in points]
     if len(places) == 2 and places[0] >= places[1]:
         raise BadCut(
             f"the second cut must come after the first; got {'..'.join(names)}. In network order: "

@@ -152,8 +152,12 @@ class Defense:
         """(N,) the labels to train with (and to send, where they are sent) in place of ``labels``."""
         return labels
 
-    def probe(self, ctx: Context, generator: torch.Generator) -> Tensor | None:
-        """Labels (N,) to send for a batch that only tests the server; no layer of the client trains on it."""
+    def probe(self, labels: Tensor, ctx: Context, generator: torch.Generator) -> Tensor | None:
+        """Labels (N,) to send in place of ``labels`` for a batch that only tests the server; None for no test.
+
+        ``labels`` are those after `on_labels`. Nothing that the server sees tells such a batch from any other; head and
+        tail do not train on it.
+        """
         return None
 
     def alarm(self, exchange: Exchange) -> Alarm | None:
@@ -188,7 +192,8 @@ class Defense:
     def state_dict(self) -> dict[str, Any]:
         """Everything that `bind` and training changed beyond `modules`, as tensors and plain values.
 
-        A fresh instance with the same settings that loads it must be as this one is, without `bind`.
+        A fresh instance with the same settings that loads it must be as this one is, without `place` and `bind`; a
+        saved session is read before `wrap`.
         """
         return {}
 

@@ -56,7 +56,11 @@ def bind(
             batch_size=training.batch_size,
             epochs=training.epochs,
             clients=len(data.clients),
-            releases={Phase.TRAINING: training.epochs, Phase.EVALUATION: evaluations, Phase.QUERY: 1},
+            releases={
+                Phase.TRAINING: min(training.epochs, 1) if training.release == "once" else training.epochs,
+                Phase.EVALUATION: evaluations,
+                Phase.QUERY: 1,
+            },
             aux=data.aux,
             head=head,
             head_frozen=frozen,

@@ -17,10 +17,11 @@ from splitguard.data.rows import Data, Rows
 from splitguard.engine.checkpoint import load_checkpoint, save_checkpoint
 from splitguard.engine.defense import Alarm, Batch, Context, Defense
 from splitguard.engine.deployed import Deployed
+from splitguard.engine.fed import FedServer
 from splitguard.engine.links import Link
 from splitguard.engine.modes import Parcel, SplitRound, joint_round, rounds
 from splitguard.engine.observers import Observer
-from splitguard.engine.parties import Client, FedServer, Server, Surroundings
+from splitguard.engine.parties import Client, Server, Surroundings
 from splitguard.engine.threat import Labels, Mode
 from splitguard.engine.training import Training
 from splitguard.engine.transcript import Transcript
@@ -98,6 +99,8 @@ class Loop:
         began, first = time.perf_counter() - self.seconds, self.step
         total = self.training.epochs * self._rounds_an_epoch()
         while self.epoch < self.training.epochs and not self.stopped:
+            if self.fed is not None and self.done_in_epoch == 0:
+                self.fed.hand_out(self.epoch)
             for number, sendings in enumerate(rounds(self.mode, self.training.turn, self._batches())):
                 if number < self.done_in_epoch:
                     continue  # played before the checkpoint
@@ -152,10 +155,11 @@ class Loop:
             self._check_finite()
         if self.fed is not None:
             for parcel in parcels:
-                self.fed.seen[parcel.client.number] += len(parcel.labels)
+                self.fed.trained[parcel.client.number].append(parcel.batch.ids)
             every = self.training.average_every
             if isinstance(every, int) and self.step % every == 0:
-                self._average()
+                self.fed.collect(self.epoch, self.step)
+                self.fed.hand_out(self.epoch)
 
     def _parcel(self, number: int, positions: Tensor) -> Parcel:
         client = self.clients[number]
@@ -187,28 +191,18 @@ class Loop:
         fixed = self.training.head == "frozen" and self.labels is not Labels.CLIENT
         owner = exchange.client if self.fed is not None and not fixed else -1
         made_by = (owner, 0 if fixed else self.step)
-        self.transcript.append(exchange, made_by=made_by, head=lambda: layers or {})
+        sent = self.training.release == "always" or exchange.epoch == 0
+        self.transcript.append(exchange, made_by=made_by, head=lambda: layers or {}, sent=sent)
         alarm = self.defense.alarm(exchange)
         if alarm is not None:
             self.alarms.append((self.step, alarm))
             self.stopped = self.stopped or alarm.stop
 
-    def _average(self) -> None:
-        """One averaging by the fed server; every client sends its layers up and gets the average back."""
-        assert self.fed is not None
-        if self.training.head == "trained" and len(self.clients) > 1:
-            for client in self.clients:
-                for stage in (client.head, client.tail):
-                    if stage is not None:
-                        state = stage.module.state_dict()
-                        self.link.count("up", state)
-                        self.link.count("down", state)
-        self.fed.average()
-
     def _end_epoch(self) -> None:
         self._check_finite()
         if self.fed is not None:
-            self._average()
+            self.fed.collect(self.epoch, self.step)
+            self.transcript.updates.end([])
         stages = {id(s): s for c in self.clients for s in (c.head, c.tail) if s is not None}
         for stage in [*stages.values(), self.server.body]:
             stage.end_epoch()

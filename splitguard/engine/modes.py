@@ -14,6 +14,7 @@ from splitguard.engine.defense import Batch, Context, Defense
 from splitguard.engine.links import Link, pooled
 from splitguard.engine.observers import Observer
 from splitguard.engine.parties import Client, Server, Surroundings
+from splitguard.engine.stored import Stored
 from splitguard.engine.threat import Labels, Mode
 from splitguard.engine.wire import Exchange
 
@@ -24,12 +25,16 @@ Positions = Tensor
 
 @dataclass
 class Parcel:
-    """One client's part of a round: its batch, the true labels (M,), and what its hooks are told."""
+    """One client's part of a round: its batch, the labels to train with (M,), and what its hooks are told.
+
+    ``probing``: the labels are a probe, and the client's layers do not train on this batch.
+    """
 
     client: Client
     batch: Batch
     labels: Tensor
     ctx: Context
+    probing: bool = False
 
 
 def rounds(mode: Mode, turn: str, batches: Sequence[Sequence[Positions]]) -> Iterator[list[tuple[int, Positions]]]:
@@ -61,6 +66,8 @@ class SplitRound:
         defense: its hooks are called here and in `Client.send`.
         generator: the defense's randomness.
         active: an attack in the server's seat, or None.
+        head_frozen: no cut gradient is computed.
+        stored: rows are sent in the first epoch only, and kept here; None where they are sent in every epoch.
     """
 
     def __init__(
@@ -73,10 +80,12 @@ class SplitRound:
         generator: torch.Generator,
         active: Observer | None = None,
         head_frozen: bool = False,
+        stored: Stored | None = None,
     ) -> None:
         self._server, self._link, self._owner = server, link, labels
         self._defense, self._generator, self._active = defense, generator, active
         self._head_frozen = head_frozen
+        self.stored = stored
 
     def run(self, parcels: list[Parcel], draws: Sequence[int]) -> tuple[Tensor, list[Exchange]]:
         """Plays the round.
@@ -89,8 +98,7 @@ class SplitRound:
             the mean loss over the rows of all parcels, and one exchange for each parcel.
         """
         link, server = self._link, self._server
-        probes = [self._defense.probe(p.ctx, self._generator) for p in parcels]
-        exchanges = [self._send(p, d, probe) for p, d, probe in zip(parcels, draws, probes, strict=True)]
+        exchanges = [self._send(p, d) for p, d in zip(parcels, draws, strict=True)]
         sizes = [len(p.labels) for p in parcels]
         need_grad = not self._head_frozen
         out = server.forward([e.smashed for e in exchanges], draws[0], need_grad=need_grad)
@@ -105,23 +113,44 @@ class SplitRound:
         for number, (parcel, cut_grad) in enumerate(zip(parcels, grads, strict=True)):
             received = None if cut_grad is None else link.down(cut_grad)
             exchanges[number] = replace(exchanges[number], cut_grad=received)
-            parcel.client.receive(received, train=probes[number] is None)
+            parcel.client.receive(received, train=not parcel.probing)
         return loss, exchanges
 
-    def _send(self, parcel: Parcel, draws: int, probe: Tensor | None) -> Exchange:
+    def _send(self, parcel: Parcel, draws: int) -> Exchange:
         """The client's message: smashed data, row ids, and labels where they are sent."""
         ctx = parcel.ctx
-        smashed = parcel.client.send(parcel.batch, ctx, self._defense, self._generator, draws)
-        parcel.labels = self._defense.on_labels(parcel.labels, ctx, self._generator) if probe is None else probe
+        if self.stored is not None and ctx.epoch > 0:
+            return self._again(parcel)
+        shown = self._defense.on_labels(parcel.labels, ctx, self._generator)
+        # A penalty on true labels would carry them into the head, and from there into everything that is sent.
+        batch = parcel.batch if parcel.batch.labels is None else replace(parcel.batch, labels=shown)
+        smashed = parcel.client.send(batch, ctx, self._defense, self._generator, draws)
+        probe = self._defense.probe(shown, ctx, self._generator)
+        parcel.probing = probe is not None
+        parcel.labels = shown if probe is None else probe
         labels = None
         if self._owner is Labels.SENT:
             labels = self._link.up(parcel.labels)
         elif self._owner is Labels.SERVER:
             labels = parcel.labels
         self._link.up(ctx.ids)
-        return Exchange(
-            ctx.epoch, ctx.step, ctx.phase, ctx.client, ctx.ids, smashed=self._link.up(smashed), labels=labels
-        )
+        received = self._link.up(smashed)
+        if self.stored is not None:
+            self.stored.put(ctx.ids, received, labels if self._owner is Labels.SENT else None)
+        return Exchange(ctx.epoch, ctx.step, ctx.phase, ctx.client, ctx.ids, smashed=received, labels=labels)
+
+    def _again(self, parcel: Parcel) -> Exchange:
+        """Rows that were sent before: the server takes them from what it kept; only their ids cross."""
+        assert self.stored is not None
+        ctx = parcel.ctx
+        smashed, labels = self.stored.get(ctx.ids)
+        parcel.client.pass_over(smashed)
+        if labels is None:
+            parcel.labels = self._defense.on_labels(parcel.labels, ctx, self._generator)
+            labels = parcel.labels if self._owner is Labels.SERVER else None
+        parcel.labels = parcel.labels if labels is None else labels
+        self._link.up(ctx.ids)
+        return Exchange(ctx.epoch, ctx.step, ctx.phase, ctx.client, ctx.ids, smashed=smashed, labels=labels)
 
     def _through_tails(
         self, parcels: list[Parcel], exchanges: list[Exchange], out: Tensor, draws: Sequence[int]
@@ -136,12 +165,20 @@ class SplitRound:
             features = self._link.down(part if honest is None else honest)
             loss, grad, _ = parcel.client.loss(features, parcel.labels, seed)
             size = len(parcel.labels)
-            shown = self._defense.on_return(grad * size, parcel.labels, parcel.ctx, self._generator) / size
-            grad = self._link.up(shown if self._defense.overrides("on_return") else grad)
+            grad = self._link.up(self._returned(grad, parcel))
             returned.append(grad if len(parcels) == 1 else grad * (size / total))
             losses.append(loss * (size / total))
             done.append(replace(exchange, features=features.detach(), returned_grad=grad))
         return sum(losses[1:], losses[0]), done, pooled(returned)
+
+    def _returned(self, grad: Tensor, parcel: Parcel) -> Tensor:
+        """What the label owner hands back for a gradient of the batch mean; the same bits where nothing was changed."""
+        if not self._defense.overrides("on_return"):
+            return grad
+        size = len(parcel.labels)
+        per_sample = grad * size
+        shown = self._defense.on_return(per_sample, parcel.labels, parcel.ctx, self._generator)
+        return grad if torch.equal(shown, per_sample) else shown / size
 
     def _cut_grads(
         self, grad: Tensor, sizes: list[int], exchanges: list[Exchange], parcels: list[Parcel]
@@ -151,8 +188,8 @@ class SplitRound:
         out: list[Tensor | None] = []
         for part, size, exchange, parcel in zip(grad.split(sizes), sizes, exchanges, parcels, strict=True):
             own = part if len(sizes) == 1 else part * (total / size)
-            if self._owner is Labels.SERVER and self._defense.overrides("on_return"):
-                own = self._defense.on_return(own * size, parcel.labels, parcel.ctx, self._generator) / size
+            if self._owner is Labels.SERVER:
+                own = self._returned(own, parcel)
             if self._active is not None:
                 own = self._active.backward(exchange, own)
             out.append(own)

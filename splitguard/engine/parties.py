@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parties, one step each: clients with head (and tail), the server with the body, the fed server that averages."""
+"""The parties that train, one step each: clients with head (and tail), the server with the body."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from splitguard.engine.training import Training
 from splitguard.engine.wire import State
 from splitguard.seeding import drawing
 
-__all__ = ["Client", "FedServer", "Server", "Stage", "Surroundings"]
+__all__ = ["Client", "Server", "Stage", "Surroundings"]
 
 
 class Surroundings:
@@ -135,6 +135,10 @@ class Client:
         self._sent = defense.on_send(smashed, ctx, generator)
         return self._sent
 
+    def pass_over(self, stored: Tensor) -> None:
+        """In place of `send`, where the server goes on with what it has: nothing leaves, nothing is trained here."""
+        self._sent, self._penalty = stored, None
+
     def loss(self, features: Tensor, labels: Tensor, draws: int) -> tuple[Tensor, Tensor, Tensor]:
         """U-shaped: the loss at the tail, the gradient to return, and the logits; the tail's gradients are ready."""
         assert self.tail is not None
@@ -208,30 +212,3 @@ class Server:
             out.backward(returned)
             self.body.step()
         return leaf.grad
-
-
-class FedServer:
-    """Averages the clients' layers, weighted by the rows they trained on since the last time, buffers included."""
-
-    def __init__(self, clients: Sequence[Client]) -> None:
-        self._clients = clients
-        self.seen = [0] * len(clients)
-
-    def average(self) -> None:
-        """sum_i (n_i / N) w_i for every parameter and floating buffer; whole-number buffers take the largest."""
-        total = sum(self.seen)
-        if total == 0 or len(self._clients) == 1:
-            self.seen = [0] * len(self._clients)
-            return
-        shares = [n / total for n in self.seen]
-        for stages in ([c.head for c in self._clients], [c.tail for c in self._clients if c.tail]):
-            states = [s.module.state_dict() for s in stages]
-            for name in states[0] if states else ():
-                values = [s[name] for s in states]
-                if values[0].is_floating_point():
-                    mean = sum((v * w for v, w in zip(values, shares, strict=True)), torch.zeros_like(values[0]))
-                else:
-                    mean = torch.stack(values).amax(0)
-                for v in values:
-                    v.copy_(mean)
-        self.seen = [0] * len(self._clients)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from splitguard.engine.cut import Cut, legal_cuts
+from splitguard.engine.cut import LOGITS, Cut, legal_cuts
 from splitguard.engine.defense import Defense
 from splitguard.engine.threat import Labels, Mode, check_labels
-from splitguard.errors import BadCut, near_miss
+from splitguard.errors import BadCut, NotSupported, near_miss
 
 __all__ = ["Placement", "resolve"]
 
@@ -49,6 +49,7 @@ def resolve(
         input_shape: of one input.
         mode: with ``u-shaped`` and one cut, the second is the legal cut before the last layer.
         cut: a layer, two layers, or ``"first..second"``; None means the first legal cut after a layer with parameters.
+            ``"logits"`` is the output of the last layer: the loss alone is computed behind it.
         labels: None means ``client`` with two cuts and ``sent`` with one.
         defense: may move the cuts.
         legal: what `legal_cuts` says of this network, where the caller knows it; finding it takes a second or more
@@ -56,7 +57,7 @@ def resolve(
 
     Raises:
         BadCut: with the legal cuts near the one asked for.
-        NotSupported: if the labels' owner does not fit the number of cuts.
+        NotSupported: if the labels' owner does not fit the number of cuts, or a server would be left nothing to do.
     """
     legal = tuple(legal_cuts(module, input_shape)) if legal is None else legal
     if not legal:
@@ -74,6 +75,11 @@ def resolve(
     owner = labels or (Labels.CLIENT if len(cuts) == 2 else Labels.SENT)
     if mode is not Mode.CENTRALIZED:
         check_labels(owner, len(cuts), mode)
+    if cuts == (LOGITS,) and owner is Labels.SENT:
+        raise NotSupported(
+            "cut: logits with labels: sent leaves the server neither layers nor labels of its own; set labels: server, "
+            "give two cuts as in conv2..logits, or cut earlier"
+        )
     return Placement(cuts, base, owner, legal)
 
 
@@ -82,12 +88,14 @@ def canonical(name: str, legal: tuple[Cut, ...]) -> str:
     for cut in legal:
         if name == cut.name or name in cut.aliases:
             return cut.name
-    raise BadCut(near_miss(name, [c.name for c in legal], what="cut"))
+    if name == LOGITS:
+        return LOGITS
+    raise BadCut(near_miss(name, [*(c.name for c in legal), LOGITS], what="cut"))
 
 
 def _in_order(cuts: tuple[str, ...], legal: tuple[Cut, ...]) -> None:
     if len(cuts) == 2:
-        order = [c.name for c in legal]
+        order = [*(c.name for c in legal), LOGITS]
         if order.index(cuts[0]) >= order.index(cuts[1]):
             raise BadCut(
                 f"the second cut must come after the first; got {cuts[0]}..{cuts[1]}. "

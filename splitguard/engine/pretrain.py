@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-training on auxiliary rows, for a head that is then public and frozen."""
+"""Training on auxiliary rows alone: for a head that is then public and frozen, and for who has no wire to listen to."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import math
+
 import torch
 
-from splitguard.data.rows import Rows
+from splitguard.data.rows import Data, Rows
 from splitguard.engine.cut import SplitModel
 from splitguard.engine.defense import Batch, Context
+from splitguard.engine.fresh import fresh_copy
 from splitguard.engine.modes import Parcel, joint_round
 from splitguard.engine.parties import Client, Server, Stage, Surroundings
 from splitguard.engine.training import Training
 from splitguard.engine.wire import Phase
 from splitguard.seeding import derive, generator
 
-__all__ = ["pretrain"]
+__all__ = ["aux_alone", "pretrain"]
 
 
 def pretrain(network: SplitModel, aux: Rows, training: Training, around: Surroundings, seed: int) -> None:
@@ -38,3 +43,29 @@ def pretrain(network: SplitModel, aux: Rows, training: Training, around: Surroun
         for stage in (head, server.body, tail):
             if stage is not None:
                 stage.end_epoch()
+
+
+def aux_alone(split: SplitModel, data: Data, training: Training, seed: int) -> SplitModel:
+    """The network that somebody trains who has auxiliary rows with labels, the architecture, and no wire.
+
+    All stages, from fresh weights, with the settings of ``training``, for about as many steps as the session took:
+    auxiliary rows are fewer, so each is seen more often. Nothing of ``split`` but its architecture is used.
+
+    Args:
+        split: of the session.
+        data: whose ``aux`` is not empty.
+        training: of the session.
+        seed: draws weights and order.
+
+    Returns:
+        In eval mode, on the CPU.
+    """
+    passes = math.ceil(training.epochs * len(data.train) / len(data.aux))
+    settings = dataclasses.replace(training, pretrain_epochs=None, epochs=passes)
+    draws = generator(seed, "aux alone")
+    twin = copy.deepcopy(split)
+    for name, module in twin.stages:
+        setattr(twin, name, fresh_copy(module, draws))
+    device = settings.resolve_device()
+    pretrain(twin.to(device).train(), data.aux, settings, Surroundings(device, settings.precision), seed)
+    return twin.cpu().eval()

@@ -95,7 +95,7 @@ def as_told(make: Make) -> str:
     mean, sigma = bench.defense.mean_release(many[:1]), bench.defense.noise_std()
     spread = {}
     for hook, out in (
-        ("on_send", bench.send(many)),
+        ("on_send", bench.send(many).detach()),
         ("released_like", bench.defense.released_like(many, bench.gen(2))),
     ):
         # Squared, in standard errors, averaged over d coordinates: 1, give or take sqrt(2 / d), if the mean is right.
@@ -189,7 +189,8 @@ def guarantees(make: Make) -> str:
         claimed = [g for g in mixed if g.channel == "inputs" and g.epsilon is not None]
         need(not claimed, "a layer mixes rows before the cut here: no epsilon covers the whole view")
     for one in stated:
-        need(one.epsilon is None, "the head is trained on raw inputs here: no epsilon covers the whole view")
+        trained = not bench.deployment.head_frozen
+        need(not (trained and one.epsilon), "the head is trained on raw inputs here: no epsilon covers the whole view")
         if one.sensitivity is not None:
             moved = mean(far) - (mean(-far) if one.adjacency == "replace-one" else 0)
             most = float(moved.flatten(1).norm(dim=1).max())
@@ -197,7 +198,7 @@ def guarantees(make: Make) -> str:
     sent: set[bytes] = set()
     with contextlib.suppress(ReleaseRefused):
         for stream in range(2 * bench.deployment.releases[Phase.TRAINING]):
-            sent.add(bench.send(bench.smashed, bench.batch.ids, stream=stream).numpy().tobytes())
+            sent.add(bench.send(bench.smashed, bench.batch.ids, stream=stream).detach().numpy().tobytes())
     counted = max((one.T for one in stated if one.epsilon_rows is not None), default=len(sent))
     need(
         len(sent) <= counted, f"a row got {len(sent)} releases and T={counted} are accounted for; a Ledger refuses more"

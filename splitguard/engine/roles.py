@@ -35,13 +35,18 @@ class Budget:
 class Guess:
     """What an attack hands over; it answers for ``ids``, in that order, with the field that its goal asks for.
 
+    Goals: inputs ``images``; labels ``labels`` or ``scores``; candidates ``choices``; attribute ``labels`` or
+    ``scores`` over the values of the attribute; membership ``scores`` (N, 2), where column 1 stands for "was trained
+    on"; functionality ``head``, and where the client holds a tail, ``tail``.
+
     Attributes:
         ids: (N,).
         images: (N, *in) in [0, 1].
         labels: (N,) int64.
         scores: (N, K), larger is more likely.
         choices: (N,) int64, index into the view's candidates.
-        head: a stolen head.
+        head: a stolen head, from inputs (N, *in) to smashed data (N, *cut1).
+        tail: a stolen tail, from features (N, *cut2) to logits (N, K).
         budget: what it spent.
         converged: whether its optimisation had come to rest; None where it does not optimise.
         settings: what the attack tuned for itself, on auxiliary data.
@@ -53,6 +58,7 @@ class Guess:
     scores: Tensor | None = None
     choices: Tensor | None = None
     head: nn.Module | None = None
+    tail: nn.Module | None = None
     budget: Budget = field(default_factory=Budget)
     converged: bool | None = None
     settings: Mapping[str, float | int | str] = field(default_factory=dict)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from splitguard.data.rows import Data, Rows
+from splitguard.engine.access import models_of
 from splitguard.engine.cut import SplitModel
-from splitguard.engine.defense import Alarm, Context, Defense
-from splitguard.engine.deployed import Deployed
-from splitguard.engine.fresh import fresh_copy
+from splitguard.engine.defense import Alarm, Defense
+from splitguard.engine.goals import check_goal
+from splitguard.engine.lineup import Lineup, send_lineup
+from splitguard.engine.pretrain import aux_alone
 from splitguard.engine.roles import Attack
 from splitguard.engine.threat import Goal, Labels, Mode, Party, Profile, Sees, grants, on_the_wire, refusal
 from splitguard.engine.training import Training
 from splitguard.engine.transcript import Transcript
-from splitguard.engine.view import Known, Models, View
-from splitguard.engine.wire import Phase, Releases, State
+from splitguard.engine.updates import Updates
+from splitguard.engine.view import Known, View
+from splitguard.engine.wire import Phase, Releases
 from splitguard.errors import NotSupported
 from splitguard.privacy.guarantee import Guarantee
 from splitguard.seeding import generator
@@ -67,6 +69,7 @@ class Session:
     guarantees: tuple[Guarantee, ...] = ()
     alarms: list[tuple[int, Alarm]] = field(default_factory=list)
     digest: str = ""
+    _alone: SplitModel | None = field(default=None, init=False, repr=False, compare=False)
 
     def releases(self, phase: str = "training") -> int | None:
         """T: how often the most often sent victim of this phase was sent; None if none was."""
@@ -95,7 +98,9 @@ class Session:
         """What the adversary of ``attack`` knows of this session.
 
         Args:
-            attack: its threat decides what is granted; seats other than AFTER count as active where they act.
+            attack: its threat decides what is granted; seats other than AFTER count as active where they act. Its goal
+                decides who the victims are: for labels, all rows of one client but those it knows; for membership, the
+                `lineup`, whose rows were sent as queries.
             phase: ``training`` for member victims, ``query`` for query victims.
             profile: the strongest adversary considered.
             adaptive: whether the attack may use what it knows of the defense.
@@ -106,14 +111,21 @@ class Session:
         party, _, reason = refusal(attack.threat, attack.goal, mode=self.mode, labels=self.labels, profile=profile)
         if party is None:
             raise NotSupported(f"{attack.name or type(attack).__name__}: {reason}")
+        check_goal(attack.goal, phase, self.data)
+        if attack.goal is Goal.MEMBERSHIP:
+            if party is not Party.SERVER:
+                raise NotSupported("only the server sees rows of members and of strangers; a client knows its own")
+            lined = self.lineup.ids
+            sent = send_lineup(self) if len(lined) else None
+            return self.frame(attack, party, profile, Phase.QUERY, lined, adaptive, releases=sent)
         of_labels = attack.goal is Goal.LABELS
-        if of_labels and phase != "training":
-            raise NotSupported("labels are attacked while training: a query returns no gradient")
         releases = self.transcript.releases(phase)
         context = self.transcript.releases("context")
         victims = self.data.members if phase == "training" else self.data.query.ids
         known = None
-        if of_labels and context is not None:
+        if of_labels and party is Party.FED_SERVER:
+            victims, releases = self.transcript.updates.rows(), None
+        elif of_labels and context is not None:
             rows = context.ids.unique()
             known = self._known(rows)
             victims = rows[~torch.isin(rows, known.ids)]
@@ -141,7 +153,8 @@ class Session:
         known_to_party = on_the_wire(party, self.mode, self.labels) | grants(profile, self.labels)
         granted = known_to_party & (attack.threat.needs | attack.threat.uses)
         candidates = None
-        if phase is not Phase.EVALUATION and len(victims) and Sees.CANDIDATES in granted:
+        unnamed = phase is Phase.EVALUATION or attack.goal is Goal.MEMBERSHIP
+        if len(victims) and Sees.CANDIDATES in granted and not unnamed:
             order = torch.randperm(len(victims), generator=generator(self.seed, "candidates", phase.value))
             held = self.data.train if phase is Phase.TRAINING else self.data.query
             candidates = held.of(victims).inputs[order]
@@ -159,14 +172,16 @@ class Session:
             classes=self.data.classes,
             class_prior=self.data.classes_prior,
             defense=self.defense,
-            models=self._models(),
+            models=models_of(self),
             adaptive=adaptive,
+            attribute_classes=self.data.attribute_classes,
             _releases=releases,
             _context=context,
             _aux=self.data.aux,
             _known=known,
             _inputs=self._own_rows() if party is Party.CLIENT else None,
             _candidates=candidates,
+            _updates=Updates.of(self.transcript.updates, self.training) if party is Party.FED_SERVER else None,
         )
 
     def choices(self, view: View) -> Tensor:
@@ -174,10 +189,22 @@ class Session:
         order = torch.randperm(len(view.ids), generator=generator(self.seed, "candidates", view.phase.value))
         return order.argsort()
 
+    @property
+    def lineup(self) -> Lineup:
+        """Member and query victims in one row, for the goal membership; only who scores a guess may ask who is who."""
+        return Lineup.of(self.data, self.seed)
+
+    def alone(self) -> SplitModel | None:
+        """The best network without the wire: trained from scratch on auxiliary rows; see `aux_alone`. Made once."""
+        if self._alone is None and len(self.data.aux):
+            self._alone = aux_alone(self.split, self.data, self.training, self.seed)
+        return self._alone
+
     def _own_rows(self) -> Rows:
-        """Client 0's rows; labels are -1 where the server owns them."""
+        """Client 0's rows, their attributes left out; labels are -1 where the server owns them."""
         rows = self.data.train.of(self.data.clients[0])
-        return rows if self.labels is not Labels.SERVER else Rows(rows.inputs, rows.labels * 0 - 1, rows.ids)
+        labels = rows.labels if self.labels is not Labels.SERVER else torch.full_like(rows.labels, -1)
+        return Rows(rows.inputs, labels, rows.ids)
 
     def _known(self, ids: Tensor) -> Known:
         """One row a class among ``ids``, drawn from the seed; a class without rows there is left out."""
@@ -186,36 +213,6 @@ class Session:
         firsts = [order[rows.labels[order] == c][:1] for c in range(self.data.classes)]
         chosen = torch.cat(firsts)
         return Known(rows.ids[chosen], rows.labels[chosen])
-
-    def _models(self) -> Models:
-        def at(part: str, snapshot: int | None) -> nn.Module:
-            module = copy.deepcopy(getattr(self.split, part))
-            if snapshot is not None:
-                state = self.transcript.snapshots[snapshot]
-                module.load_state_dict(
-                    {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
-                )
-            frozen: nn.Module = module.eval().requires_grad_(False)
-            return frozen
-
-        def query(inputs: Tensor, gen: torch.Generator) -> Tensor:
-            # Ids of the attacker's own inputs are none of the deployment's rows.
-            ids = torch.full((len(inputs),), -1, dtype=torch.int64)
-            pipeline = Deployed((self.split.head,), None, gen, torch.device("cpu"))
-            ctx = Context(ids, -1, self.training.epochs, -1, Phase.QUERY)
-            return self.defense.released_like(pipeline.send(inputs, ctx), gen)
-
-        def state(snapshot: int) -> State:
-            return self.transcript.snapshots[snapshot]
-
-        return Models(
-            head=lambda snapshot: at("head", snapshot),
-            body=lambda: at("body", None),
-            tail=lambda snapshot: at("tail", snapshot),
-            blank_head=lambda gen: fresh_copy(self.split.head, gen),
-            query=query,
-            state=state,
-        )
 
     def save(self, folder: Path) -> None:
         """Writes the session: network and transcript as safetensors, numbers as JSON; no code and no inputs."""

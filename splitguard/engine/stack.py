@@ -100,9 +100,9 @@ class Stack(Defense):
         """Of the one part that has its own."""
         return self._only("the batches", lambda part: part.sampler(rows, batch_size, generator))
 
-    def probe(self, ctx: Context, generator: torch.Generator) -> Tensor | None:
+    def probe(self, labels: Tensor, ctx: Context, generator: torch.Generator) -> Tensor | None:
         """Of the one part that has its own."""
-        return self._only("a probe", lambda part: part.probe(ctx, generator))
+        return self._only("a probe", lambda part: part.probe(labels, ctx, generator))
 
     def _only(self, what: str, ask: Callable[[Defense], T | None]) -> T | None:
         """The one answer; raises NotSupported, with the names, where there are several."""
@@ -167,16 +167,18 @@ class Stack(Defense):
 
         A part that changes what is sent, before or after the accounted release, and does not declare itself per-sample
         may tell one row through another: it voids the guarantees about inputs and about weights, and is named. Labels
-        are never shown to these hooks, so a guarantee about labels stays. A part that changes what is sent by networks
-        it trains during the session carries what those learnt from raw rows: the epsilon of the whole view goes, those
-        of a row's own messages stay.
+        are never shown to these hooks, so a guarantee about labels stays; but `on_return` is shown them, so a guarantee
+        that rests on noise added to returned gradients is void where a later part acts there. A part that changes what
+        is sent by networks it trains during the session carries what those learnt from raw rows: the epsilon of the
+        whole view goes, those of a row's own messages stay.
         """
         if len(self.defenses) == 1:
             return self.defenses[0].privacy()
         stated: list[Guarantee] = []
         for i, part in enumerate(self.defenses):
             others = [p for j, p in enumerate(self.defenses) if j != i and _sends(p)]
-            stated.extend(_beside(guarantee, others) for guarantee in part.privacy())
+            after = [p.name for p in self.defenses[i + 1 :] if p.overrides("on_return")]
+            stated.extend(_beside(guarantee, others, after) for guarantee in part.privacy())
         return compose(stated)
 
     def residual(self, made: Tensor, sent: Tensor) -> Tensor:
@@ -203,9 +205,11 @@ def _sends(part: Defense) -> bool:
     return part.overrides("on_send") or part.overrides("wrap")
 
 
-def _beside(guarantee: Guarantee, others: Sequence[Defense]) -> Guarantee:
-    """What is left of one part's guarantee beside the other parts that change what is sent."""
+def _beside(guarantee: Guarantee, others: Sequence[Defense], after: Sequence[str]) -> Guarantee:
+    """What is left of one part's guarantee beside the others that change what is sent, or ``after`` it what returns."""
     if guarantee.channel == "labels":
+        if after and guarantee.sensitivity is not None:
+            return guarantee.voided(f"{' and '.join(after)} may read the labels again, after the noise")
         return guarantee
     mixing = [p.name for p in others if not p.per_sample]
     if mixing:

@@ -67,13 +67,13 @@ def load_session(folder: Path, *, module: nn.Module, data: Data, defense: Defens
     training = Training.parse(facts["training"])
     if training.precision == "float64":
         module, data = module.double(), data.double()
+    kept = torch.load(folder / "defense.pt", map_location="cpu", weights_only=True)
+    defense.load_state_dict(kept["state"])  # before `wrap`: it stands in for `place`, too, which is not called here
     network = defense.wrap(split(module, tuple(facts["cuts"])), generator(facts["seed"], "wrap"))
     try:
         network.load_state_dict(load_file(folder / "network.safetensors"))
     except RuntimeError as error:
         raise BadSetting(f"{folder} was trained with another network: {error}") from None
-    kept = torch.load(folder / "defense.pt", map_location="cpu", weights_only=True)
-    defense.load_state_dict(kept["state"])
     for name, twin in defense.modules().items():
         twin.load_state_dict(kept["networks"][name])
     transcript = Transcript(Keep(torch.cat([data.members, data.query.ids])))

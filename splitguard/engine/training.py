@@ -43,6 +43,8 @@ class Training:
             epoch (``cosine`` takes the number of epochs as its period by itself), likewise for all parties or for each.
         head: ``trained``; or ``frozen``: pre-trained together with the rest on auxiliary rows, then public and fixed.
         pretrain_epochs: how long, for a frozen head; None means ``epochs``.
+        release: ``always``: a row is sent in every epoch; ``once``: in the first one only, and the server goes on with
+            what it has, so that T = 1. It takes a frozen head, whose output for a row never changes, and no augment.
         augment: ``{"flip": true, "crop": 4}``; member victims are never augmented.
         turn: in vanilla and u-shaped, whether the clients take turns by ``batch`` or by ``epoch``.
         average_every: in splitfed, the number of parallel rounds between two averagings, or ``epoch``.
@@ -63,6 +65,7 @@ class Training:
     schedule: Choices | None = None
     head: Literal["trained", "frozen"] = "trained"
     pretrain_epochs: int | None = None
+    release: Literal["always", "once"] = "always"
     augment: Choices | None = None
     turn: Literal["batch", "epoch"] = "batch"
     average_every: int | Literal["epoch"] = "epoch"
@@ -86,6 +89,11 @@ class Training:
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise BadSetting(f"train: {near_miss(str(getattr(self, name)), allowed, what=name)}")
+        if self.release == "once" and (self.head != "frozen" or self.augment):
+            raise BadSetting(
+                f"train: release: once needs head: frozen and no augment, for the server goes on with what it has; got "
+                f"head: {self.head}, augment: {self.augment}"
+            )
         probe = [nn.Parameter(torch.zeros(1))]
         for part in PARTS:
             self.make_schedule(part, self.make_optimizer(part, probe))
@@ -140,6 +148,7 @@ class Training:
 
 _ALLOWED: dict[str, tuple[str, ...]] = {
     "head": ("trained", "frozen"),
+    "release": ("always", "once"),
     "turn": ("batch", "epoch"),
     "evaluate": ("last", "epoch"),
     "device": ("auto", "cpu", "cuda"),

@@ -2,7 +2,7 @@
 """The bounded record of what crossed the wire: what a view is made of.
 
 A transcript keeps the victims' rows at every release with the layers that made them, and all rows of one client
-for one epoch. It never holds an input.
+for one epoch; in splitfed also what the fed server was sent in that epoch. It never holds an input.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from splitguard.engine.updates import UpdateLog
 from splitguard.engine.wire import Exchange, Phase, Releases, State, entries, joined, size_of
 
 __all__ = ["Keep", "Transcript"]
@@ -25,9 +26,10 @@ class Keep:
     Attributes:
         victims: ids whose rows are kept at every release, with the head that made them.
         client: the client of which all rows of one epoch are kept (label attacks), or -1 for none.
-        epoch: that epoch.
+        epoch: that epoch, of which all clients' updates to the fed server are kept, too.
         context_bytes: rows of that client are kept up to this many bytes, the first ones.
         snapshot_bytes: snapshots of the clients' layers are kept up to this many bytes, the latest ones.
+        update_bytes: updates to the fed server are kept up to this many bytes, the first ones; see `UpdateLog`.
     """
 
     victims: Tensor
@@ -35,6 +37,7 @@ class Keep:
     epoch: int = 0
     context_bytes: int = 32 * 2**20
     snapshot_bytes: int = 64 * 2**20
+    update_bytes: int = 32 * 2**20
 
 
 PARTS = ("training", "query", "context")
@@ -44,30 +47,35 @@ class Transcript:
     """The record of what crossed the wire, and when, in the bounds of a `Keep`.
 
     It has three parts: ``training`` and ``query`` hold the victims' rows, ``context`` all rows of one client for one
-    epoch. Beside them stand the snapshots of the clients' layers that made the victims' rows.
+    epoch. Beside them stand the snapshots of the clients' layers that made the victims' rows, and ``updates``, what the
+    fed server was sent.
     """
 
     def __init__(self, keep: Keep) -> None:
         self.keep = keep
         self.snapshots: dict[int, State] = {}
+        self.updates = UpdateLog(keep.epoch, keep.update_bytes)
         self._parts: dict[str, list[Releases]] = {name: [] for name in PARTS}
         self._made_by: tuple[int, int] | None = None
         self._taken = 0
         self._bytes = {"snapshots": 0, "context": 0}
 
-    def append(self, exchange: Exchange, *, made_by: tuple[int, int], head: Callable[[], State]) -> None:
+    def append(
+        self, exchange: Exchange, *, made_by: tuple[int, int], head: Callable[[], State], sent: bool = True
+    ) -> None:
         """Records what the policy keeps of one exchange.
 
         Args:
             exchange: what crossed.
             made_by: changes whenever the layers that made ``smashed`` do; one snapshot is taken for each run of it.
             head: those layers as they were when they made ``smashed``; called only if a victim was sent.
+            sent: False where the server went on with what it had, which is no release of a victim.
         """
         keep = self.keep
         if exchange.phase is Phase.EVALUATION:
             return
         of_victims = torch.isin(exchange.ids, keep.victims)
-        if bool(of_victims.any()):
+        if sent and bool(of_victims.any()):
             made = self._snapshot(made_by, head)
             self._parts[exchange.phase.value].append(entries(exchange, of_victims, made))
         wanted = (exchange.phase, exchange.client, exchange.epoch) == (Phase.TRAINING, keep.client, keep.epoch)
@@ -110,7 +118,7 @@ class Transcript:
             out |= {} if rows is None else rows.to_tensors(f"{part}/")
         for number, state in self.snapshots.items():
             out |= {f"head/{number}/{k}": v for k, v in state.items()}
-        return out
+        return out | self.updates.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
@@ -124,6 +132,7 @@ class Transcript:
                 _, number, name = key.split("/", 2)
                 snapshots.setdefault(int(number), {})[name] = value
         self.snapshots = dict(sorted(snapshots.items()))
+        self.updates.load_state_dict(state)
         context = self._parts["context"]
         self._bytes = {
             "snapshots": sum(map(size_of, self.snapshots.values())),

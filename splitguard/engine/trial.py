@@ -13,27 +13,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from splitguard.data import Data, load
 from splitguard.engine.promises import Broken
 from splitguard.engine.roles import Attack, ClientAttack, Guess, OnlineAttack, ServerAttack
 from splitguard.engine.session import Session
 from splitguard.engine.threat import Labels, Mode, Profile, Seat, refusal
+from splitguard.engine.toys import Toy, federated, toy
 from splitguard.engine.train import train
-from splitguard.engine.training import Training
 from splitguard.engine.view import View
+from splitguard.errors import NotSupported
 from splitguard.models import make_model
 from splitguard.seeding import generator
 
 __all__ = ["Run", "Trial"]
 
-#: Deployments of the toy task; the first on which somebody can mount the attack is used.
+#: Deployments of the toy task; the first on which somebody can mount the attack, and which it takes, is used.
 TOYS = (
-    (Mode.VANILLA, Labels.SENT),
-    (Mode.U_SHAPED, Labels.CLIENT),
-    (Mode.VANILLA, Labels.SERVER),
-    (Mode.SPLITFED, Labels.SENT),
+    (Mode.VANILLA, Labels.SENT, "conv1"),
+    (Mode.U_SHAPED, Labels.CLIENT, "conv1"),
+    (Mode.VANILLA, Labels.SERVER, "conv1"),
+    (Mode.VANILLA, Labels.SERVER, "logits"),
+    (Mode.SPLITFED, Labels.SENT, "conv1"),
+    (Mode.SPLITFED, Labels.CLIENT, "conv1..fc2"),
 )
-CUT, TRAINING = "conv1", Training(epochs=3, batch_size=16)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Run:
 
 
 class Trial:
-    """An attack, and a small network that tells faces from other pictures; each run is made once and kept.
+    """An attack, and a small network trained on the toy task of its goal; each run is made once and kept.
 
     Args:
         make: a fresh instance of the attack, with the settings to run it with.
@@ -64,30 +65,44 @@ class Trial:
         self.make = make
 
     @functools.cached_property
-    def deployment(self) -> tuple[Mode, Labels]:
-        """The first toy deployment on which somebody can mount the attack.
+    def _places(self) -> list[tuple[Mode, Labels, str]]:
+        """The toy deployments on which somebody can mount the attack, the one in use first.
 
         Raises:
             Broken: if there is none.
         """
-        attack, reasons = self.make(), []
-        for mode, labels in TOYS:
+        attack, reasons, found = self.make(), [], []
+        for mode, labels, cut in TOYS:
             party, _, reason = refusal(attack.threat, attack.goal, mode=mode, labels=labels, profile=Profile.ACTIVE)
             if party is not None:
-                return mode, labels
+                found.append((mode, labels, cut))
             reasons.append(f"{mode} with labels {labels}: {reason}")
-        raise Broken("nobody can mount it on any toy deployment; " + "; ".join(reasons))
+        if not found:
+            raise Broken("nobody can mount it on any toy deployment; " + "; ".join(dict.fromkeys(reasons)))
+        return found
+
+    @property
+    def deployment(self) -> tuple[Mode, Labels]:
+        """The toy deployment in use: the first on which somebody can mount the attack, and which it does not refuse."""
+        return self._places[0][:2]
 
     def setting(self) -> tuple[Attack, Session, View]:
         """A fresh instance, a session that it watched or steered if that is its seat, and its view."""
         attack = self.make()
-        session = _trained(*self.deployment) if attack.seat is Seat.AFTER else _train(*self.deployment, attack)
+        where = (*self._places[0], federated() if self._places[0][0] is Mode.SPLITFED else toy(attack.goal))
+        session = _trained(*where) if attack.seat is Seat.AFTER else _train(*where, attack)
         return attack, session, session.view(attack, profile=Profile.ACTIVE)
 
     @functools.cached_property
     def first(self) -> Run:
-        """A run on a setting of its own."""
-        return self.again()
+        """A run on a setting of its own; a deployment that the attack refuses gives way to the next."""
+        while True:
+            try:
+                return self.again()
+            except NotSupported:
+                if len(self._places) == 1:
+                    raise
+                del self._places[0]
 
     def again(self) -> Run:
         """The same once more."""
@@ -101,26 +116,20 @@ class Trial:
 
 
 @functools.cache
-def _data() -> Data:
-    """The embedded faces, 25x25 and grey."""
-    return load("faces", seed=0)
+def _trained(mode: Mode, labels: Labels, cut: str, task: Toy) -> Session:
+    """The session that serves every attack on this task which comes after it."""
+    return _train(mode, labels, cut, task)
 
 
-@functools.cache
-def _trained(mode: Mode, labels: Labels) -> Session:
-    """The session that serves every attack which comes after it."""
-    return _train(mode, labels, None)
-
-
-def _train(mode: Mode, labels: Labels, attack: Attack | None) -> Session:
-    data = _data()
+def _train(mode: Mode, labels: Labels, cut: str, task: Toy, attack: Attack | None = None) -> Session:
+    data = task.data
     return train(
         make_model("lenet", input_shape=data.input_shape, classes=data.classes, seed=0),
         data,
         mode=mode,
         labels=labels,
-        cut=CUT,
-        training=TRAINING,
+        cut=cut,
+        training=task.training,
         active=attack if isinstance(attack, ServerAttack | ClientAttack) else None,
         beside=[attack] if isinstance(attack, OnlineAttack) and attack.seat is Seat.BESIDE else [],
     )
@@ -151,11 +160,11 @@ def _parts(view: View, session: Session) -> dict[str, str]:
 
 
 def _tensors(part: object) -> Iterator[Tensor]:
-    """The tensors in a tensor, a mapping or a dataclass."""
+    """The tensors in a tensor, a mapping, a sequence or a dataclass."""
     if isinstance(part, Tensor):
         yield part
-    elif isinstance(part, dict):
-        for value in part.values():
+    elif isinstance(part, dict | tuple | list):
+        for value in part.values() if isinstance(part, dict) else part:
             yield from _tensors(value)
     elif is_dataclass(part):
         for f in fields(part):

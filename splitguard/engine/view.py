@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from splitguard.data.rows import Rows
 from splitguard.engine.threat import Labels, Mode, Party, Profile, Sees
+from splitguard.engine.updates import Updates
 from splitguard.engine.wire import Phase, Releases, State
 from splitguard.errors import MissingKnowledge
 
@@ -65,11 +66,14 @@ class View:
     Attributes:
         granted: what it may read; everything else raises `MissingKnowledge`.
         party, profile: who it is.
-        mode, labels, cuts, phase: of the deployment, and which victims these are.
+        mode, labels, cuts: of the deployment.
+        phase: why the victims' rows were sent.
         ids: (N,) the victims, in the order in which a guess answers.
         input_shape, cut_shapes, classes: shapes without the batch, and the number of classes.
         class_prior: (K,) class frequencies among the auxiliary rows.
         adaptive: whether the attack may use what it knows of the defense.
+        attribute_classes: how many values the rows' attributes have, where the data has any: ``aux.attributes`` are in
+            0..attribute_classes-1.
         defense: the defense's code and settings, not its random draws.
     """
 
@@ -88,12 +92,14 @@ class View:
     defense: Defense
     models: Models
     adaptive: bool = True
+    attribute_classes: int | None = None
     _releases: Releases | None = field(default=None, repr=False)
     _context: Releases | None = field(default=None, repr=False)
     _aux: Rows | None = field(default=None, repr=False)
     _known: Known | None = field(default=None, repr=False)
     _inputs: Rows | None = field(default=None, repr=False)
     _candidates: Tensor | None = field(default=None, repr=False)
+    _updates: Updates | None = field(default=None, repr=False)
 
     def sees(self, what: Sees) -> bool:
         """Whether all of ``what`` is granted."""
@@ -157,6 +163,11 @@ class View:
     def candidates(self) -> Tensor:
         """(M, *in): in the game "which of these was sent", each victim is one of them."""
         return self._read(Sees.CANDIDATES, self._candidates, "candidates")
+
+    @property
+    def updates(self) -> Updates:
+        """What the clients sent the fed server in one epoch."""
+        return self._read(Sees.UPDATES, self._updates, "updates to the fed server")
 
     def head(self, at: int | None = None) -> nn.Module:
         """The client's head at snapshot ``at``, or as deployed after training."""

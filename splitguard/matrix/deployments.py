@@ -34,7 +34,7 @@ class Task:
     Attributes:
         data: plain data that `DataSpec.parse` reads back, and ``digest``, 16 hex digits of what the data set holds.
         shape: of one input.
-        classes: K.
+        classes: K, of the task; with coarse labels fewer than the data set has.
     """
 
     data: Mapping[str, Any]
@@ -76,7 +76,8 @@ class Networks:
             self._pools[where] = pool, _content(pool)
         pool, digest = self._pools[where]
         data = {**spec.resolve(pool).as_dict(), "digest": digest}
-        return Task(data, tuple(pool.inputs.shape[1:]), pool.classes)
+        classes = pool.classes if spec.coarse is None else len(set(spec.coarse))
+        return Task(data, tuple(pool.inputs.shape[1:]), classes)
 
     def model_points(self, entry: str | Mapping[str, Any]) -> list[dict[str, Any]]:
         """Each combination of the settings of one ``model`` entry, in resolved form."""

@@ -6,7 +6,7 @@ The largest of many noisy numbers is too large; on victims that had no say in th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from splitguard.metrics import score_labels
+from splitguard.metrics import AttributeScore, FunctionalityScore, LabelScore, MembershipScore, score_labels
 from splitguard.metrics.score import relative_to_blind
 from splitguard.metrics.stats import Interval, bootstrap
 from splitguard.seeding import numpy_generator
 
-__all__ = ["Half", "image_halves", "label_halves", "positions"]
+__all__ = ["Half", "image_halves", "label_halves", "positions", "scored_halves"]
 
 Array = npt.NDArray[Any]
 #: What the choosing half says, what the other half says, and that one's 95 % interval over victims.
 Half = dict[str, float | None]
+Scored = LabelScore | AttributeScore | MembershipScore | FunctionalityScore
 
 
 def positions(count: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -66,26 +67,26 @@ def label_halves(
     guess: Tensor | None, scores: Tensor | None, truth: Tensor, *, classes: int, prior: Tensor, seed: int
 ) -> dict[str, Half]:
     """Leakage of labels on both halves; the arguments are those of `score_labels`."""
-    choose, report = positions(len(truth), seed)
-    first, second = (
-        score_labels(
-            None if guess is None else guess[chosen],
-            None if scores is None else scores[chosen],
-            truth[chosen],
-            classes=classes,
-            prior=prior,
-            seed=seed,
+
+    def score(chosen: Tensor) -> LabelScore:
+        labels = None if guess is None else guess[chosen]
+        return score_labels(
+            labels, None if scores is None else scores[chosen], truth[chosen], classes=classes, prior=prior, seed=seed
         )
-        for chosen in (choose, report)
-    )
-    return {
-        "leakage": {
-            "choose": first.leakage,
-            "report": second.leakage,
-            "low": second.leakage_low,
-            "high": second.leakage_high,
-        }
+
+    return scored_halves(score, len(truth), seed)
+
+
+def scored_halves(score: Callable[[Tensor], Scored], count: int, seed: int) -> dict[str, Half]:
+    """Leakage on both halves of ``count`` rows, by whatever ``score`` makes of the rows at these positions."""
+    first, second = (score(chosen) for chosen in positions(count, seed))
+    half: Half = {
+        "choose": first.leakage,
+        "report": second.leakage,
+        "low": second.leakage_low,
+        "high": second.leakage_high,
     }
+    return {"leakage": half}
 
 
 def _half(choose: float | None, report: float | None, interval: Interval | None) -> Half:

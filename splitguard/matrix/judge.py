@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,24 @@ import torch
 from torch import Tensor
 
 from splitguard.api import Attack, Goal, Guess, Phase, Sees, View
-from splitguard.data import Data
+from splitguard.data import Data, Rows
 from splitguard.engine.session import Session
 from splitguard.engine.threat import on_the_wire
-from splitguard.errors import BadSetting, NotSupported
+from splitguard.errors import BadSetting
+from splitguard.matrix.beyond import attribute, functionality, membership
 from splitguard.matrix.halves import image_halves, label_halves
+from splitguard.matrix.judged import Judged, wanted
 from splitguard.matrix.record import Value
-from splitguard.metrics import Blind, blind_images, score_choices, score_images, score_labels
+from splitguard.metrics import (
+    Blind,
+    Outsider,
+    blind_images,
+    frechet_alexnet,
+    score_choices,
+    score_images,
+    score_labels,
+    train_outsider,
+)
 from splitguard.privacy import candidate_bound
 
 __all__ = ["WEAK", "Judged", "judge", "optimisation_ratio"]
@@ -29,21 +40,6 @@ __all__ = ["WEAK", "Judged", "judge", "optimisation_ratio"]
 WEAK = 0.9
 #: The loss at the truth of a noiseless release is 0; both losses get this share of the blind guess's loss on top.
 FLOOR = 1e-2
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a guess is worth.
-
-    Attributes:
-        values: by column.
-        extra: the attack's tuned settings and budget.
-        arrays: per victim, for the victims' file: ids, guess, truth and scores.
-    """
-
-    values: dict[str, Value]
-    extra: dict[str, Any] = field(default_factory=dict)
-    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
 
 
 def judge(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
@@ -70,8 +66,12 @@ def judge(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
             judged = _labels(session, attack, view, guess)
         case Goal.CANDIDATES:
             judged = _choices(session, attack, view, guess)
-        case _:
-            raise NotSupported(f"splitguard does not score attacks after {attack.goal} yet")
+        case Goal.ATTRIBUTE:
+            judged = attribute(session, attack, view, guess)
+        case Goal.MEMBERSHIP:
+            judged = membership(session, attack, view, guess)
+        case Goal.FUNCTIONALITY:
+            judged = functionality(session, attack, view, guess)
     judged.values["converged"] = guess.converged
     judged.arrays["ids"] = view.ids.numpy()
     budget = guess.budget
@@ -83,7 +83,7 @@ def judge(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
 
 
 def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
-    images = _wanted(guess.images, attack, "images").cpu()
+    images = wanted(guess.images, attack, "images").cpu()
     truth = session.truth(view.ids)
     told = Sees.LABELS in on_the_wire(view.party, view.mode, view.labels) and view.phase is Phase.TRAINING
     # Where all victims are of one class by the task itself, nobody needs the wire to know it.
@@ -96,6 +96,8 @@ def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
     values: dict[str, Value] = score.as_dict()
     ratio = optimisation_ratio(attack, view, guess=images, truth=truth.inputs, blind=blind.images)
     values |= {"loss_ratio": ratio, "weak": None if ratio is None else ratio < WEAK}
+    values |= _recognised(session, truth, {"": images, "_truth": truth.inputs, "_blind": blind.images})
+    values["frechet_alexnet"] = frechet_alexnet(images, truth.inputs)
     arrays = {"guess": _bytes(images), "truth": _bytes(truth.inputs), "blind_guess": _bytes(blind.images)}
     arrays |= {f"score_{name}": v.numpy() for name, v in score.per_victim.items()}
     halves = image_halves(score.per_victim, session.seed)
@@ -108,6 +110,21 @@ def _blind(data: Data, phase: Phase, ids: tuple[int, ...], known: bool, seed: in
     rows = data.train if phase is Phase.TRAINING else data.query
     labels = rows.of(torch.tensor(ids)).labels if known else None
     return blind_images(data.aux.inputs, data.aux.labels, n=None if known else len(ids), labels_known=labels, seed=seed)
+
+
+def _recognised(session: Session, truth: Rows, shown: Mapping[str, Tensor]) -> dict[str, Value]:
+    """The share of images that an outside classifier takes for what their victim is; missing where there is none."""
+    outsider = _outsider(session.data, session.seed)
+    names = {name: f"recognised{name}" for name in shown}
+    if outsider is None:
+        return dict.fromkeys(names.values())
+    return {names[k]: float(outsider.recognises(v, truth.labels).double().mean()) for k, v in shown.items()}
+
+
+@functools.lru_cache(maxsize=4)
+def _outsider(data: Data, seed: int) -> Outsider | None:
+    """The outside classifier of a data set, trained once for all sessions on it."""
+    return train_outsider(data.aux.inputs, data.aux.labels, classes=data.classes, seed=seed)
 
 
 def optimisation_ratio(attack: Attack, view: View, *, guess: Tensor, truth: Tensor, blind: Tensor) -> float | None:
@@ -140,7 +157,7 @@ def optimisation_ratio(attack: Attack, view: View, *, guess: Tensor, truth: Tens
 
 def _labels(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
     if guess.labels is None and guess.scores is None:
-        _wanted(None, attack, "labels or scores")
+        wanted(None, attack, "labels or scores")
     truth = session.truth(view.ids).labels
     labels = None if guess.labels is None else guess.labels.cpu()
     scores = None if guess.scores is None else guess.scores.cpu()
@@ -155,7 +172,7 @@ def _labels(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
 
 
 def _choices(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
-    choices = _wanted(guess.choices, attack, "choices").cpu()
+    choices = wanted(guess.choices, attack, "choices").cpu()
     truth = session.choices(view)
     count = len(view.candidates)
     score = score_choices(choices, truth, n_candidates=count).as_dict()
@@ -176,12 +193,6 @@ def _bound(session: Session, view: View, candidates: int) -> float | None:
             clip = guarantee.sensitivity / (2 if guarantee.adjacency == "replace-one" else 1)
             return candidate_bound(candidates=candidates, sigma=sigma, clip=clip, releases=releases)
     return None
-
-
-def _wanted(value: Tensor | None, attack: Attack, what: str) -> Tensor:
-    if value is None:
-        raise BadSetting(f"{attack.name}: an attack after {attack.goal} hands over {what}; its guess has none")
-    return value.detach()
 
 
 def _bytes(images: Tensor) -> npt.NDArray[np.uint8]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from splitguard.engine.goals import TRAINING_ONLY
 from splitguard.engine.threat import Goal, Labels, Mode, Profile, refusal
 from splitguard.matrix.cell import KEY_VERSION, Cell
 
@@ -32,8 +33,8 @@ Status = Literal["ok", "failed", "refused"]
 
 
 def phases(goal: str) -> tuple[str, ...]:
-    """The victims an attack after ``goal`` is scored on: labels are attacked while training only."""
-    return ("training",) if goal == Goal.LABELS else ("training", "query")
+    """The victims an attack after ``goal`` is scored on; some goals are scored once a session."""
+    return ("training",) if goal in TRAINING_ONLY else ("training", "query")
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def described(cell: Cell) -> dict[str, Value]:
         )
     partition = cell.data["partition"]
     return {
-        "dataset": str(cell.data["name"]),
+        "dataset": _dataset(cell.data),
         "model": model_name(cell.model),
         "mode": cell.mode,
         "labels": cell.labels,
@@ -157,6 +158,12 @@ def described(cell: Cell) -> dict[str, Value]:
         "active": cell.active,
         "seed": cell.seed,
     }
+
+
+def _dataset(data: Mapping[str, Any]) -> str:
+    """The data set for people; trained on coarse labels it is another task."""
+    coarse = data.get("coarse")
+    return str(data["name"]) if coarse is None else f"{data['name']}, {len(set(coarse))} coarse labels"
 
 
 def model_name(model: Mapping[str, Any]) -> str:

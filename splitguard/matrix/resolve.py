@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from splitguard.api import ATTACKS, DEFENSES, Attack, Goal, Labels, Mode, Profile, Seat
+from splitguard.engine.goals import NO_ATTRIBUTE
 from splitguard.engine.threat import refusal
 from splitguard.engine.training import Training
 from splitguard.errors import BadSetting, SplitguardError, near_miss
 from splitguard.matrix.axes import combinations
+from splitguard.matrix.breakers import WORD as BREAKERS
+from splitguard.matrix.breakers import breakers_of
 from splitguard.matrix.cell import Cell, Plugin
 from splitguard.matrix.deployments import Networks, Task
 from splitguard.matrix.plugins import as_plugin, built, plain
@@ -27,7 +30,6 @@ __all__ = ["Resolved", "resolve_file"]
 
 #: Lists that are one value inside the training settings: Adam's betas, and the epochs of a multi-step schedule.
 WHOLE_TRAINING = frozenset({"betas", "milestones"})
-SCORED = (Goal.INPUTS, Goal.LABELS, Goal.CANDIDATES)
 DEFAULT_PROFILE = str(Profile.HEAD_KNOWN)
 
 
@@ -67,6 +69,7 @@ class _Axes:
     profiles: list[Profile] = field(default_factory=list)
     adaptive: list[bool] = field(default_factory=list)
     attacks: list[_Aim] = field(default_factory=list)
+    breakers: dict[tuple[str, ...], list[_Aim]] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=list)
 
 
@@ -124,9 +127,7 @@ class _Resolver:
         for place, entry in _entries("profile", block.profile or [DEFAULT_PROFILE]):
             with self._noting(place, entry):
                 out.profiles.append(Profile.parse(entry))
-        for place, entry in _entries("attack", block.attack):
-            with self._noting(place, entry):
-                out.attacks += [_Aim(as_plugin(a, p), a) for a, p in built(ATTACKS, entry)]
+        self._aim(block, out)
         out.cuts = [*block.cut] if block.cut else [None]
         for place, cut in _entries("cut", block.cut):
             with self._noting(place, cut):
@@ -134,6 +135,16 @@ class _Resolver:
         out.adaptive = block.adaptive or [True]
         out.seeds = block.seeds or [0]
         return out
+
+    def _aim(self, block: Block, out: _Axes) -> None:
+        """The attacks of all deployments, and those that each defense brings."""
+        for place, entry in _entries("attack", block.attack):
+            with self._noting(place, entry):
+                if entry == BREAKERS:
+                    for defense in out.defenses:
+                        out.breakers[_names(defense)] = [_Aim(*b) for b in breakers_of(defense, out.defenses)]
+                else:
+                    out.attacks += [_Aim(as_plugin(a, p), a) for a, p in built(ATTACKS, entry)]
 
     def _defenses(self, place: Place, entry: Any) -> list[tuple[Plugin, ...]]:
         """One entry: a defense, or a composition; each combination of their settings."""
@@ -206,6 +217,8 @@ def _training(settings: Mapping[str, Any]) -> dict[str, Any]:
     if training.head == "trained":
         training = dataclasses.replace(training, pretrain_epochs=None)
     out: dict[str, Any] = plain(dataclasses.asdict(training))
+    if training.release == "always":
+        del out["release"]  # keys from before there was a choice stay valid
     return out
 
 
@@ -214,8 +227,9 @@ def _crossed(axes: _Axes, networks: Networks) -> Iterator[Resolved]:
     deployments = itertools.product(axes.tasks, axes.models, axes.modes, axes.cuts, axes.defenses, axes.trainings)
     for task, model, (mode, owner), cut, defense, training in deployments:
         spot = networks.spot(model, task, mode=mode, owner=owner, cut=cut, defense=defense)
-        for profile, adaptive, aim in itertools.product(axes.profiles, axes.adaptive, axes.attacks):
-            reason = spot.reason or _refused(aim.attack, mode, spot.labels, profile)
+        aims = [*axes.attacks, *axes.breakers.get(_names(defense), ())]
+        for profile, adaptive, aim in itertools.product(axes.profiles, axes.adaptive, aims):
+            reason = spot.reason or _refused(aim.attack, task, mode, spot.labels, profile)
             for seed in axes.seeds:
                 cell = Cell(
                     data=task.data,
@@ -236,7 +250,11 @@ def _crossed(axes: _Axes, networks: Networks) -> Iterator[Resolved]:
                 yield Resolved(cell, reason, deployable=spot.reason is None)
 
 
-def _refused(attack: Attack, mode: Mode, labels: Labels, profile: Profile) -> str | None:
-    if attack.goal not in SCORED:
-        return f"splitguard does not score attacks after {attack.goal} yet"
+def _names(defense: tuple[Plugin, ...]) -> tuple[str, ...]:
+    return tuple(part.name for part in defense)
+
+
+def _refused(attack: Attack, task: Task, mode: Mode, labels: Labels, profile: Profile) -> str | None:
+    if attack.goal is Goal.ATTRIBUTE and task.data.get("coarse") is None:
+        return NO_ATTRIBUTE
     return refusal(attack.threat, attack.goal, mode=mode, labels=labels, profile=profile)[2]

@@ -8,7 +8,7 @@
     mode:    [vanilla, {vanilla: {labels: server}}, u-shaped]
     cut:     [conv1, conv2, conv2..fc1]
     defense: [none, {gaussian: {epsilon: [8, 200]}}, [{nopeek: {weight: 0.5}}, {gaussian: {epsilon: 200}}]]
-    attack:  [white-box-inversion, inverse-network]
+    attack:  [white-box-inversion, inverse-network]                  # or breakers: those that each defense declares
     profile: head-known
     adaptive: true
     train:   {epochs: 5, optimizer: {name: sgd, lr: 0.05}}

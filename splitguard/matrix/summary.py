@@ -27,6 +27,9 @@ WORST = {
     "worst_input": (Goal.INPUTS, ("leakage",)),
     "worst_reid": (Goal.INPUTS, ("reid_pixel", "reid_lpips")),
     "worst_label": (Goal.LABELS, ("leakage",)),
+    "worst_attribute": (Goal.ATTRIBUTE, ("leakage",)),
+    "worst_membership": (Goal.MEMBERSHIP, ("leakage",)),
+    "worst_functionality": (Goal.FUNCTIONALITY, ("leakage",)),
 }
 #: The columns of summary.csv, in order.
 SUMMARY_COLUMNS = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-__all__ = ["ChoiceScore", "ImageScore", "LabelScore"]
+__all__ = ["AttributeScore", "ChoiceScore", "FunctionalityScore", "ImageScore", "LabelScore", "MembershipScore"]
 
 
 class _Score:
@@ -119,4 +119,83 @@ class ChoiceScore(_Score):
     leakage: float
     leakage_low: float
     leakage_high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class AttributeScore(_Score):
+    """How well an attribute of the victims was inferred, over N victims; None where missing.
+
+    Attributes:
+        attribute_accuracy: share guessed right.
+        balanced_accuracy: mean recall over the values among the victims; None if there is one only.
+        blind: balanced accuracy of the guess that needs no smashed data, on the same victims.
+        leakage: (balanced accuracy - blind) / (1 - blind), signed; None where blind is perfect.
+        leakage_low: lower end of its 95 % bootstrap interval over victims, one seed.
+        leakage_high: upper end.
+        n: number of victims.
+    """
+
+    attribute_accuracy: float
+    balanced_accuracy: float | None
+    blind: float | None
+    leakage: float | None
+    leakage_low: float | None
+    leakage_high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class MembershipScore(_Score):
+    """How well rows that were trained on are told from others of the same kind; None where missing.
+
+    Attributes:
+        membership_auc: P(score of a member > score of a stranger) + P(equal) / 2; the sign is fixed in advance.
+        membership_tpr: members found by a threshold that takes at most 1 % of the strangers for members; with fewer
+            than 100 strangers, none of them.
+        membership_tpr_low: lower end of its 95 % Clopper-Pearson interval, the threshold taken as given.
+        membership_tpr_high: upper end.
+        blind: 1/2, the AUC of any guess that is independent of who was trained on.
+        leakage: 2 AUC - 1, signed.
+        leakage_low: lower end of its 95 % bootstrap interval over rows, one seed.
+        leakage_high: upper end.
+        n: number of rows, members and strangers together.
+    """
+
+    membership_auc: float | None
+    membership_tpr: float | None
+    membership_tpr_low: float | None
+    membership_tpr_high: float | None
+    blind: float
+    leakage: float | None
+    leakage_low: float | None
+    leakage_high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class FunctionalityScore(_Score):
+    """How much of the deployed network works in the attacker's hands, over N test rows; None where missing.
+
+    Attributes:
+        stolen_accuracy: of the server's layers behind the stolen ones.
+        stolen_low: lower end of its two-sided 95 % Clopper-Pearson interval.
+        stolen_high: upper end.
+        deployed_accuracy: of the deployment on the same rows.
+        blind: accuracy without the wire, on the same rows.
+        leakage: (stolen - blind) / (deployed - blind), signed; above 1 where what was stolen is better than the
+            deployment with its defense. None where the deployment is no better than blind.
+        leakage_low: lower end of its 95 % bootstrap interval over test rows, one seed.
+        leakage_high: upper end.
+        n: number of test rows.
+    """
+
+    stolen_accuracy: float
+    stolen_low: float
+    stolen_high: float
+    deployed_accuracy: float
+    blind: float
+    leakage: float | None
+    leakage_low: float | None
+    leakage_high: float | None
     n: int

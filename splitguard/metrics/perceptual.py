@@ -16,7 +16,7 @@ from splitguard.errors import DataUnavailable, NotSupported
 from splitguard.metrics import weights
 from splitguard.metrics.image import check_images, check_pair
 
-__all__ = ["lpips", "lpips_available", "lpips_embedding"]
+__all__ = ["alexnet_features", "lpips", "lpips_available", "lpips_embedding"]
 
 _SMALLEST = 64  # pixels; below it AlexNet's last layers have nothing to look at
 _PIXELS_AT_ONCE = 64 * 64 * 64
@@ -81,6 +81,21 @@ def lpips_embedding(images: Tensor) -> Tensor:
     return torch.cat([_embed(part, network) for part in torch.split(images, _at_once(images))])
 
 
+def alexnet_features(images: Tensor) -> Tensor:
+    """(N, 256): AlexNet's last convolution, after its ReLU, averaged over the image; images as in `lpips_embedding`.
+
+    Raises:
+        BadSetting, NotSupported, DataUnavailable: as `lpips_embedding`.
+    """
+    check_images(images)
+    if images.shape[1] not in (1, 3):
+        raise NotSupported(f"AlexNet takes 1 or 3 channels; got {images.shape[1]}")
+    network = _network(images.device)
+    with torch.no_grad():
+        parts = [_layers(part, network)[-1].mean((2, 3)) for part in torch.split(images, _at_once(images))]
+    return torch.cat(parts)
+
+
 def lpips_available() -> bool:
     """Whether `lpips` works on this machine without a download."""
     if torch.device("cpu") in _NETWORKS:
@@ -97,15 +112,20 @@ def _at_once(images: Tensor) -> int:
     return max(1, _PIXELS_AT_ONCE // (height * width))
 
 
-def _embed(images: Tensor, network: Any) -> Tensor:
+def _layers(images: Tensor, network: Any) -> Any:
+    """AlexNet's five layers of features for images in [0, 1]."""
     height, width = images.shape[-2:]
     x = 2 * images.float().expand(-1, 3, -1, -1) - 1
     smaller = min(height, width)
     if smaller < _SMALLEST:
         size = [round(side * _SMALLEST / smaller) for side in (height, width)]
         x = nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return network.net(network.scaling_layer(x))
+
+
+def _embed(images: Tensor, network: Any) -> Tensor:
     parts = []
-    for layer, linear in zip(network.net(network.scaling_layer(x)), network.lins, strict=True):
+    for layer, linear in zip(_layers(images, network), network.lins, strict=True):
         weight = linear.model[-1].weight.view(1, -1, 1, 1) / layer[0, 0].numel()
         parts.append((_unit(layer) * weight.sqrt()).flatten(1))
     return torch.cat(parts, dim=1)

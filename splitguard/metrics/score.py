@@ -13,7 +13,7 @@ from torch import Tensor
 from splitguard import seeding
 from splitguard.errors import BadSetting, DataUnavailable, NotSupported
 from splitguard.metrics.blind import Blind
-from splitguard.metrics.contract import ChoiceScore, ImageScore, LabelScore
+from splitguard.metrics.contract import ImageScore, LabelScore
 from splitguard.metrics.image import check_images, check_pair, mse, psnr, ssim, ssim_window
 from splitguard.metrics.labels import (
     accuracy,
@@ -29,7 +29,7 @@ from splitguard.metrics.perceptual import lpips_embedding
 from splitguard.metrics.reid import pixel_distances, squared_distances, top1_hits
 from splitguard.metrics.stats import bootstrap, clopper_pearson
 
-__all__ = ["RECOVERED", "MetricMissing", "relative_to_blind", "score_choices", "score_images", "score_labels"]
+__all__ = ["RECOVERED", "MetricMissing", "relative_to_blind", "score_images", "score_labels"]
 
 RECOVERED = 0.5
 """The SSIM from which on an image counts as recovered."""
@@ -188,27 +188,6 @@ def score_labels(
         leakage_high=interval.high if interval else None,
         n=len(truth),
     )
-
-
-def score_choices(guess: Tensor, truth: Tensor, *, n_candidates: int) -> ChoiceScore:
-    """Scores the naming of one candidate among ``n_candidates``, for each victim.
-
-    Args:
-        guess: (N,) in 0..n_candidates-1.
-        truth: (N,) in 0..n_candidates-1.
-        n_candidates: at least 2, and each as likely as the others.
-
-    Raises:
-        BadSetting: for other shapes, or values out of range.
-    """
-    if n_candidates < 2:
-        raise BadSetting(f"a choice needs at least 2 candidates; got {n_candidates}")
-    check_labels(guess, classes=n_candidates, what="guessed candidates")
-    check_labels(truth, classes=n_candidates, what="truth")
-    share, n, chance = accuracy(guess, truth), len(truth), 1 / n_candidates
-    interval = clopper_pearson(round(share * n), n)
-    leakage, low, high = ((p - chance) / (1 - chance) for p in (share, interval.low, interval.high))
-    return ChoiceScore(share, interval.low, interval.high, chance, leakage, low, high, n)
 
 
 def _lpips_distances(guess: Tensor, gallery: Tensor) -> Tensor | None:

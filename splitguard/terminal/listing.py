@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from splitguard.errors import BadSetting, UnknownName, near_miss
-from splitguard.registry import Registry
+from splitguard.registry import Registry, Spec, parse_spec
 
 __all__ = ["check", "new", "show", "table"]
 
@@ -59,8 +59,15 @@ def _defenses() -> list[dict[str, str]]:
         assert isinstance(cls, type)
         assert issubclass(cls, Defense)
         proved = "differential privacy" if cls.privacy is not Defense.privacy else "none"
-        rows.append({"name": name, "acts on": cls.acts, "guarantee": proved, "paper": cls.paper})
+        breakers = ", ".join(map(_written, cls.breakers)) or "none known"
+        rows.append({"name": name, "acts on": cls.acts, "guarantee": proved, "paper": cls.paper, "breakers": breakers})
     return rows
+
+
+def _written(spec: Spec) -> str:
+    """An attack as in a matrix file, on one line."""
+    name, settings = parse_spec(spec, what="attack")
+    return f"{name}({', '.join(f'{k}={v}' for k, v in settings.items())})" if settings else name
 
 
 def _named(registry: Registry[Any]) -> list[dict[str, str]]:

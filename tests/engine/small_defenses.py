@@ -137,7 +137,7 @@ class Detector(Defense):
     def sampler(self, rows: int, batch_size: int, generator: torch.Generator) -> Sequence[Tensor] | None:
         return [torch.arange(rows)]
 
-    def probe(self, ctx: Context, generator: torch.Generator) -> Tensor | None:
+    def probe(self, labels: Tensor, ctx: Context, generator: torch.Generator) -> Tensor | None:
         return ctx.ids * 0
 
     def state_dict(self) -> dict[str, Any]:

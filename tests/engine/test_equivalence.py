@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from splitguard.engine.cut import legal_cuts
+from splitguard.engine.fed import FedServer
 from splitguard.engine.threat import Labels, Mode
 from splitguard.engine.train import train
 from splitguard.engine.training import Training
@@ -131,17 +132,15 @@ def test_fedavg_equals_the_hand_computation_on_unequal_clients_buffers_included(
     base = toys.resnet()
     settings: dict[str, Any] = {"epochs": 1, "batch_size": 8, "optimizer": {"name": "sgd", "lr": 0.1}}
     heads: list[dict[str, Tensor]] = []
-    from splitguard.engine import parties
+    honest = FedServer.average
 
-    honest = parties.FedServer.average
-
-    def spying(self: parties.FedServer) -> None:
+    def spying(self: FedServer) -> None:
         heads.extend(copy.deepcopy(dict(c.head.module.state_dict())) for c in self._clients)
         assert self.seen == [30, 16]
         honest(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parties.FedServer, "average", spying)
+        patch.setattr(FedServer, "average", spying)
         session = train(base, data, mode=Mode.SPLITFED, cut="block2", training=Training(**settings))
     assert any("running_mean" in k for k in heads[0])
     assert not torch.equal(heads[0]["stem.weight"], heads[1]["stem.weight"])

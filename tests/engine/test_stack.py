@@ -48,7 +48,7 @@ def calls(defense: Defense) -> dict[str, Any]:
         "on_send": defense.on_send(x, CTX, gen()),
         "on_return": defense.on_return(x, labels, CTX, gen()),
         "on_labels": defense.on_labels(labels, CTX, gen()),
-        "probe": defense.probe(CTX, gen()),
+        "probe": defense.probe(labels, CTX, gen()),
         "alarm": defense.alarm(SENT),
         "mean_release": defense.mean_release(x),
         "noise_std": defense.noise_std(),
@@ -131,7 +131,7 @@ def test_what_only_one_may_bring(hook: str) -> None:
     arguments: dict[str, tuple[Any, ...]] = {
         "optimizer": (nn.Linear(2, 2), None),
         "sampler": (3, 2, torch.Generator()),
-        "probe": (CTX, torch.Generator()),
+        "probe": (torch.arange(3), CTX, torch.Generator()),
     }
     assert getattr(Stack([Scale(), Detector()]), hook)(*arguments[hook]) is not None
     with pytest.raises(NotSupported, match=r"detector and detector each bring .* take one of them out"):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
@@ -202,10 +202,3 @@ def test_leakage_on_each_half_is_its_closed_form() -> None:
     on_halves = label_halves(None, scores, truth, classes=2, prior=prior, seed=5)["leakage"]
     alone = score_labels(None, scores[report], truth[report], classes=2, prior=prior)
     assert on_halves["report"] == alone.leakage
-
-
-def test_a_goal_nobody_scores_is_said(plain: Session) -> None:
-    view = replace(plain.view(Given()))
-    other = type("Member", (Given,), {"goal": Goal.MEMBERSHIP})()
-    with pytest.raises(ValueError, match="does not score attacks after membership yet"):
-        judge(plain, other, view, Guess(view.ids))

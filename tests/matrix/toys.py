@@ -126,6 +126,17 @@ class Shrinks(ServerAttack):
         return noise(view, generator)
 
 
+@dataclass
+class Thief(Attack):
+    """Hands over the client's own layers, which a colluding client gave it."""
+
+    goal: ClassVar[Goal] = Goal.FUNCTIONALITY
+    threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.HEAD, uses=Sees.TAIL)
+
+    def run(self, view: View, generator: torch.Generator) -> Guess:
+        return Guess(view.ids, head=view.head(), tail=view.tail() if view.sees(Sees.TAIL) else None)
+
+
 TOYS: dict[str, type[Attack]] = {
     "toy-noise": Noise,
     "toy-needs-head": NeedsHead,
@@ -133,4 +144,5 @@ TOYS: dict[str, type[Attack]] = {
     "toy-breaks": Breaks,
     "toy-watches": Watches,
     "toy-shrinks": Shrinks,
+    "toy-thief": Thief,
 }

@@ -25,11 +25,13 @@ CLAIM = Claim(EPSILON, DELTA, CLIP, RELEASES, gaussian=True)
 def clipped(z: Tensor, bound: float = CLIP) -> Tensor:
     """Each row to norm ``bound``."""
     norms = z.flatten(1).norm(dim=1).clamp(min=1e-12)
-    return z * (bound / norms).clamp(max=1).view(-1, 1, 1, 1)
+    out: Tensor = z * (bound / norms).clamp(max=1).view(-1, 1, 1, 1)
+    return out
 
 
 def noise(z: Tensor, gen: torch.Generator) -> Tensor:
-    return SIGMA * torch.randn(z.shape, generator=gen)
+    out: Tensor = SIGMA * torch.randn(z.shape, generator=gen)
+    return out
 
 
 def correct(z: Tensor, ids: Tensor, release: int, gen: torch.Generator) -> Tensor:
@@ -50,12 +52,14 @@ def batch_bound(z: Tensor, ids: Tensor, release: int, gen: torch.Generator) -> T
 
 
 def last_axis(z: Tensor, ids: Tensor, release: int, gen: torch.Generator) -> Tensor:
-    return z * (CLIP / z.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1) + noise(z, gen)
+    factor: Tensor = (CLIP / z.norm(dim=-1, keepdim=True).clamp(min=1e-12)).clamp(max=1)
+    return z * factor + noise(z, gen)
 
 
 def largest_norm(z: Tensor, ids: Tensor, release: int, gen: torch.Generator) -> Tensor:
     """Divided by the largest norm of the batch: a row's bound holds, and the other rows tell of it."""
-    return CLIP * z / z.flatten(1).norm(dim=1).max() + noise(z, gen)
+    largest: Tensor = z.flatten(1).norm(dim=1).max()
+    return z * (CLIP / float(largest)) + noise(z, gen)
 
 
 def batch_norm(z: Tensor, ids: Tensor, release: int, gen: torch.Generator) -> Tensor:
@@ -63,7 +67,7 @@ def batch_norm(z: Tensor, ids: Tensor, release: int, gen: torch.Generator) -> Te
 
 
 def scaled_noise(z: Tensor, ids: Tensor, release: int, gen: torch.Generator) -> Tensor:
-    size = clipped(z).flatten(1).norm(dim=1).view(-1, 1, 1, 1) / CLIP
+    size: Tensor = clipped(z).flatten(1).norm(dim=1).view(-1, 1, 1, 1) / CLIP
     return clipped(z) + size * noise(z, gen)
 
 

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the task does not ask for: a probe reads the fine class off smashed data made for coarse labels."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from torch import Tensor
+
+from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, MissingKnowledge, Party, Sees, Threat, View
+from splitguard.building.inversion import Sent
+from splitguard.metrics import balanced_accuracy
+
+Array = npt.NDArray[Any]
+#: Inverse strengths of the penalty that logistic regression is tried with.
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
+#: Auxiliary rows without which nothing can be learned and tested.
+ENOUGH = 10
+
+
+@ATTACKS.add("attribute")
+@dataclass(kw_only=True)
+class Attribute(Attack):
+    """A classifier from smashed data to the attribute, trained on what the pipeline answers to auxiliary rows.
+
+        p = argmin over probes of  mean cross entropy(p(q(x)), a),     scores = log p(z)
+
+    with q the deployed pipeline, defense included, a the attribute of an auxiliary row x and z what was sent of a
+    victim: its last release, or the mean of all where one head made them, q then being averaged alike. Probes are
+    logistic regression at four strengths and a network with one hidden layer; the best by balanced accuracy on a fifth
+    of the auxiliary rows is fitted again to all of them. Smashed data are first turned onto their principal components.
+
+    An attacker that is shown the victims' labels rules out every attribute that no auxiliary row of that label has,
+    unless it knows of a defense that changes labels. One that is adaptive learns from several answers to each row
+    where the defense draws noise.
+
+    Args:
+        components: principal components kept, at most.
+        hidden: width of the network's hidden layer; 0 leaves the network out.
+        draws: answers to each auxiliary row, where they differ.
+        aux: auxiliary rows, at most.
+
+    Source: Song, Shmatikov, Overlearning reveals sensitive attributes, ICLR 2020: the probe on a layer's output.
+    Differences: smashed data as released, several releases, the label as a further clue, the choice of the probe.
+    """
+
+    components: int = 256
+    hidden: int = 128
+    draws: int = 4
+    aux: int = 2000
+
+    goal: ClassVar[Goal] = Goal.ATTRIBUTE
+    threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.QUERY | Sees.AUX, (Party.SERVER,), uses=Sees.LABELS)
+    version: ClassVar[int] = 1
+    paper: ClassVar[str] = "Song, Shmatikov, Overlearning reveals sensitive attributes, ICLR 2020"
+    quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"components": 32, "hidden": 16})
+
+    def __post_init__(self) -> None:
+        for name, least in (("components", 1), ("hidden", 0), ("draws", 1), ("aux", ENOUGH)):
+            if getattr(self, name) < least:
+                raise BadSetting(f"attribute: {name} must be at least {least}; got {getattr(self, name)!r}")
+
+    def run(self, view: View, generator: torch.Generator) -> Guess:
+        """``labels`` (N,) and ``scores`` (N, A), log probabilities up to a constant a victim."""
+        began = time.perf_counter()
+        view.need(self.threat.needs)
+        known = view.aux[torch.randperm(len(view.aux), generator=generator)[: self.aux]]
+        values = view.attribute_classes
+        if known.attributes is None or values is None:
+            raise MissingKnowledge("the auxiliary rows have no attributes; see data: coarse")
+        if len(known) < ENOUGH:
+            raise BadSetting(f"attribute needs at least {ENOUGH} auxiliary rows; got {len(known)}")
+        sent = Sent.of(view)
+        answers, queries = self._ask(view, known.inputs, sent.times, generator)
+        turn = _Turn.of(answers[0], self.components)
+        inputs = [turn(a) for a in answers]
+        seen = view.releases.last(view.ids).labels
+        told = seen is not None and not (view.adaptive and view.defense.overrides("on_labels"))
+        held = max(len(known) // 5, 2)
+        allowed = _allowed(known.labels, known.attributes, view.classes, values)
+        draw = int(torch.randint(2**31, (1,), generator=generator))
+        tries = [_Probe(strength=c) for c in STRENGTHS]
+        tries += [_Probe(hidden=self.hidden, draw=draw)] if self.hidden else []
+        reached = []
+        for probe in tries:
+            probe.fit([x[held:] for x in inputs], known.attributes[held:])
+            scores = probe.scores(inputs[0][:held], values)
+            scores = scores + allowed[known.labels[:held]] if told else scores
+            reached.append(balanced_accuracy(scores.argmax(1), known.attributes[:held]) or 0.0)
+        best = tries[int(np.argmax(reached))]
+        best.fit(inputs, known.attributes)
+        scores = best.scores(turn(sent.smashed), values)
+        if told and seen is not None:
+            scores = scores + allowed[seen]
+        return Guess(
+            view.ids,
+            labels=scores.argmax(1),
+            scores=scores,
+            budget=Budget(
+                steps=sum(p.steps for p in tries), queries=queries, aux=len(known), seconds=time.perf_counter() - began
+            ),
+            converged=best.converged,
+            settings={"probe": str(best), "aux_balanced_accuracy": max(reached), "releases_averaged": sent.times},
+        )
+
+    def _ask(self, view: View, inputs: Tensor, times: int, generator: torch.Generator) -> tuple[list[Tensor], int]:
+        """What the pipeline answers, the mean of ``times`` answers each, as often as there is something to learn."""
+
+        def mean(count: int) -> Tensor:
+            return sum((view.query(inputs, generator) for _ in range(count - 1)), view.query(inputs, generator)) / count
+
+        probe = inputs[:2]
+        noisy = view.adaptive and not torch.equal(view.query(probe, generator), view.query(probe, generator))
+        count, draws = (times, self.draws) if noisy else (1, 1)
+        return [mean(count) for _ in range(draws)], 2 * len(probe) + count * draws * len(inputs)
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Centres smashed data and turns them onto principal components (P, D), scaled as one."""
+
+    mean: Tensor
+    axes: Tensor
+    scale: float
+
+    @classmethod
+    def of(cls, smashed: Tensor, components: int) -> _Turn:
+        rows = smashed.flatten(1).double()
+        mean = rows.mean(0)
+        _, sizes, axes = torch.linalg.svd(rows - mean, full_matrices=False)
+        told = int((sizes > 1e-9 * sizes[0]).sum())
+        kept = axes[: max(min(told, components), 1)]  # one that tells nothing, where all rows are alike
+        spread = float(((rows - mean) @ kept.T).std())
+        return cls(mean, kept, spread or 1.0)
+
+    def __call__(self, smashed: Tensor) -> Array:
+        turned: Array = (((smashed.flatten(1).double() - self.mean) @ self.axes.T) / self.scale).numpy()
+        return turned
+
+
+class _Probe:
+    """Logistic regression, or a network with one hidden layer."""
+
+    def __init__(self, *, strength: float = 0.0, hidden: int = 0, draw: int = 0) -> None:
+        self._strength, self._hidden, self._draw = strength, hidden, draw
+        self._model: Any = None
+        self.steps, self.converged = 0, False
+
+    def __str__(self) -> str:
+        return f"network of {self._hidden}" if self._hidden else f"logistic regression, strength {self._strength:g}"
+
+    def fit(self, inputs: list[Array], attributes: Tensor) -> None:
+        """Learns from several answers to each row."""
+        self._model = (
+            MLPClassifier((self._hidden,), alpha=1e-2, max_iter=100, random_state=self._draw)
+            if self._hidden
+            else LogisticRegression(C=self._strength, max_iter=200)
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            self._model.fit(np.concatenate(inputs), np.tile(attributes.numpy(), len(inputs)))
+        self.converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
+        self.steps += int(np.max(self._model.n_iter_))
+
+    def scores(self, inputs: Array, values: int) -> Tensor:
+        """(N, A) log probabilities; an attribute that was never seen comes last."""
+        likely = np.log(np.maximum(self._model.predict_proba(inputs), 1e-30))
+        out = torch.full((len(inputs), values), -100.0, dtype=torch.float64)
+        out[:, torch.from_numpy(self._model.classes_)] = torch.from_numpy(likely)
+        return out
+
+
+def _allowed(labels: Tensor, attributes: Tensor, classes: int, values: int) -> Tensor:
+    """(K, A): 0 where an auxiliary row has that label and attribute, -1000 elsewhere; 0 for a label without rows."""
+    pairs = torch.zeros(classes, values, dtype=torch.bool)
+    pairs[labels, attributes] = True
+    pairs[~pairs.any(1)] = True
+    return torch.where(pairs, 0.0, -1000.0).double()

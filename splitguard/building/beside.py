@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What attacks share that train a stand-in for the client beside a session, and go on with it afterwards."""
+
+from __future__ import annotations
+
+import copy
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from splitguard.building.inversion import Sent, train_inverse
+from splitguard.building.learners import Learners
+from splitguard.building.recent import Recent
+from splitguard.engine.roles import Budget, OnlineAttack
+from splitguard.engine.threat import Sees
+from splitguard.engine.view import View
+from splitguard.engine.wire import Exchange
+from splitguard.errors import BadSetting, MissingKnowledge, NotSupported
+
+__all__ = ["Beside", "Body", "Given"]
+
+#: Smashed data (N, *cut1) to logits, or to features (N, *cut2).
+Body = Callable[[Tensor], Tensor]
+
+
+class Given(NamedTuple):
+    """What one step of the stand-in goes by.
+
+    Attributes:
+        sent: (n, *cut), smashed data of victims; None after a session of which none was kept.
+        labels: (n,), theirs; None where they are not seen.
+        body: the server's layers as they are, in eval mode, which keeps what their normalisation has learned from the
+            victims' smashed data.
+    """
+
+    sent: Tensor | None
+    labels: Tensor | None
+    body: Body
+
+
+@dataclass(kw_only=True)
+class Beside(OnlineAttack):
+    """Trains networks of its own with each exchange, then, on a copy, with the smashed data that came last.
+
+    The network called ``client`` stands in for the client's head, inputs (N, *in) to smashed data (N, *cut1), and one
+    called ``tail``, where there is one, for its tail.
+    `finished` works on a copy, so that an attack may be run on several views of one session, in any order.
+
+    Args:
+        steps: optimizer steps an exchange.
+        finish: optimizer steps after the session.
+        batch_size: rows a step after the session, and images a step of the decoder.
+        keep: rows of smashed data that are kept for the steps after the session, the latest ones.
+        decode: optimizer steps of the decoder.
+        decoder_width: its channels.
+        aux: auxiliary samples, at most.
+
+    Raises:
+        BadSetting: for a setting below its bound.
+    """
+
+    steps: int = 1
+    finish: int = 200
+    batch_size: int = 32
+    keep: int = 128
+    decode: int = 300
+    decoder_width: int = 16
+    aux: int = 2000
+    _nets: Learners | None = field(default=None, init=False, repr=False, compare=False)
+    _recent: Recent = field(default_factory=lambda: Recent(0), init=False, repr=False, compare=False)
+    _seconds: float = field(default=0.0, init=False, repr=False, compare=False)
+
+    #: The smallest value of each setting; a subclass adds its own.
+    least: ClassVar[Mapping[str, float]] = {
+        "steps": 1,
+        "finish": 0,
+        "batch_size": 2,
+        "keep": 0,
+        "decode": 1,
+        "decoder_width": 1,
+        "aux": 2,
+    }
+
+    def __post_init__(self) -> None:
+        for name, bound in self.least.items():
+            if not getattr(self, name) >= bound:
+                raise BadSetting(f"{self.name}: {name} must be at least {bound}; got {getattr(self, name)!r}")
+
+    @abstractmethod
+    def networks(self, view: View, generator: torch.Generator) -> Learners:
+        """The networks as they are before the first step, one of them ``client``."""
+
+    @abstractmethod
+    def learn(self, nets: Learners, view: View, given: Given, generator: torch.Generator) -> None:
+        """One step of every network."""
+
+    def begins(self, exchange: Exchange, view: View) -> bool:
+        """Whether to learn from this exchange."""
+        return True
+
+    def start(self, view: View, generator: torch.Generator) -> None:
+        """Draws the networks."""
+        self._nets = self.networks(view, generator)
+        self._nets.to(view.aux.inputs)  # a session in float64 is watched in float64
+        self._recent, self._seconds = Recent(self.keep), 0.0
+
+    def observe(self, exchange: Exchange, view: View, generator: torch.Generator) -> None:
+        """Keeps what came, and learns from it."""
+        began, nets = time.perf_counter(), self.watched()
+        nets.to(exchange.smashed)
+        self._recent.add(exchange)
+        if self.begins(exchange, view):
+            for _ in range(self.steps):
+                self.learn(nets, view, Given(exchange.smashed, exchange.labels, self.body(view)), generator)
+        self._seconds += time.perf_counter() - began
+
+    def watched(self) -> Learners:
+        """The networks, where the attack has watched a session.
+
+        Raises:
+            NotSupported: where it has not.
+        """
+        if self._nets is None:
+            raise NotSupported(f"{self.name} watches a session while it is trained: train(..., beside=[attack])")
+        return self._nets
+
+    def body(self, view: View) -> Body:
+        """The server's layers as they are, in eval mode; an attack whose threat does not need them cannot call them."""
+        if Sees.BODY not in self.threat.needs:
+            return self._no_body
+        layers = view.body().eval()
+        # A first layer that works in place must not write into the smashed data.
+        return lambda smashed: layers(smashed.clone())
+
+    def _no_body(self, smashed: Tensor) -> Tensor:
+        raise MissingKnowledge(
+            f"{self.name} does not ask for the server's layers: its threat needs {self.threat.needs}"
+        )
+
+    def finished(self, view: View, generator: torch.Generator) -> Learners:
+        """A copy of the networks after ``finish`` more steps, in eval mode and without gradients."""
+        nets, body = copy.deepcopy(self.watched()), self.body(view)
+        nets.to(view.aux.inputs)
+        for _ in range(self.finish):
+            sent, labels = self._recent.draw(self.batch_size, generator) if len(self._recent) else (None, None)
+            self.learn(nets, view, Given(sent, labels, body), generator)
+        for name in ("client", "tail"):
+            if name in nets:
+                nets[name].eval().requires_grad_(False)
+        return nets
+
+    def decoded(self, view: View, nets: Learners, generator: torch.Generator) -> Tensor:
+        """(N, *in) in [0, 1]: what a decoder, trained on the finished stand-in, makes of each victim's releases."""
+        sent, known = Sent.of(view), view.aux.inputs[: self.aux]
+        inverse = train_inverse(
+            view,
+            nets["client"],
+            known,
+            times=sent.times,
+            steps=self.decode,
+            width=self.decoder_width,
+            batch_size=self.batch_size,
+            generator=generator,
+        )
+        return inverse(sent.smashed.to(known))
+
+    def spent(self, view: View, steps: int, began: float) -> Budget:
+        """``steps`` in all, and the seconds since ``began`` on top of those beside the session."""
+        used = min(len(view.aux), self.aux)
+        return Budget(steps=steps, aux=used, seconds=self._seconds + time.perf_counter() - began)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimizers, and the smashed data kept."""
+        nets, recent = self.watched().state_dict(), self._recent.state_dict()
+        return {"nets": nets, "recent": recent, "seconds": self._seconds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`, after `start`."""
+        self.watched().load_state_dict(state["nets"])
+        self._recent.load_state_dict(state["recent"])
+        self._seconds = float(state["seconds"])
