@@ -93,4 +93,6 @@ def need_rows_apart(head: nn.Module, name: str) -> None:
 
 def _holds_loose(layer: nn.Module) -> bool:
     """A folder of layers that holds parameters itself: a stage of a split network, or a plain module."""
-    return hasattr(layer, "_programs") | (type(layer) is nn.Module) and any(True for _ in layer.parameters(recurse=False))
+    return hasattr(layer, "_programs") | (type(layer) is nn.Module) and any(
+        True for _ in layer.parameters(recurse=False)
+    )

@@ -69,7 +69,11 @@ class Pilot(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(N, *cut)."""
         x = self.fall(images)
-        x = adaptive_avg_pool2d(x, list(self.plan.cut_shape[1:])) if self.plan.spatial else x.flatten(1)
+        x = (
+            adaptive_avg_pool2d(x, (self.plan.cut_shape[1], self.plan.cut_shape[2]))
+            if self.plan.spatial
+            else x.flatten(1)
+        )
         return torch.maximum(self.leave(x).view(len(x), *self.plan.cut_shape), self.floor)
 
 

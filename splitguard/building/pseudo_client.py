@@ -105,5 +105,5 @@ def _resized(x: Tensor, size: tuple[int, ...]) -> Tensor:
     if tuple(x.shape[2:]) == size:
         return x
     if all(new <= old for new, old in zip(size, x.shape[2:], strict=True)):
-        return adaptive_avg_pool2d(x, size)
+        return adaptive_avg_pool2d(x, (size[0], size[1]))
     return interpolate(x, size=size, mode="bilinear", align_corners=False)

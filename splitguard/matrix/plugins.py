@@ -27,10 +27,9 @@ def built(registry: Registry[Any], entry: Any) -> Iterator[tuple[Any, dict[str, 
 
 def as_plugin(instance: Attack | Defense, told: Mapping[str, Any]) -> Plugin:
     """A plug-in as pure data."""
-    fields: tuple[dataclasses.Field[Any], ...] = ()
-    if dataclasses.is_dataclass(instance):
-        fields = dataclasses.fields(instance)
-    settings = {f.name: plain(getattr(instance, f.name)) for f in fields if f.init}
+    own: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(instance) if dataclasses.is_dataclass(instance) else ()
+    fields = [f for f in own if f.init]
+    settings = {f.name: plain(getattr(instance, f.name)) for f in fields}
     defaults = {f.name: plain(_default(f)) for f in fields}
     return Plugin(
         name=instance.name,

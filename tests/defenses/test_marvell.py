@@ -51,7 +51,7 @@ def numerically(given: Classes, power: float) -> float:
     for start in (1e-3, 0.2, 0.9):
         x0 = np.log(np.exp(u) + start * power / (4 * np.maximum(cost.flatten(), 0.01)))
         found = minimize(
-            lambda x: sum_kl(given, noise(x)),
+            lambda x: math.log(sum_kl(given, noise(x))),  # its scale varies by orders of magnitude
             x0,
             method="SLSQP",
             bounds=list(zip(u, top, strict=True)),
@@ -59,7 +59,7 @@ def numerically(given: Classes, power: float) -> float:
             options={"maxiter": 500, "ftol": 1e-13},
         )
         if left(found.x) > -1e-7:
-            best = min(best, float(found.fun))
+            best = min(best, math.exp(float(found.fun)))
     return best
 
 
