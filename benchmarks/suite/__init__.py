@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything once: all attacks, and all defenses against their breakers; ``python -m benchmarks.suite``."""

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a matrix over the whole suite and writes its table.
+
+Run: ``python -m benchmarks.suite attacks`` (about half an hour on two cores) or ``python -m benchmarks.suite defenses``
+(hours). ``--stored`` makes the table of the last run again. Tables are written to docs/NAME.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from benchmarks.suite.tables import TABLES
+from splitguard.matrix import Matrix
+
+HERE = Path(__file__).parent
+DOCS = HERE.parents[1] / "docs"
+
+
+def main() -> None:
+    """Parses, runs, stores, writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(TABLES))
+    parser.add_argument("--out", type=Path, default=Path("runs/suite"))
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--stored", action="store_true")
+    settings = parser.parse_args()
+    rows_of, table = TABLES[settings.name]
+    stored = HERE / "results" / f"{settings.name}.json"
+    if not settings.stored:
+        results = Matrix.from_file(HERE / f"{settings.name}.yaml").run(settings.out / settings.name, jobs=settings.jobs)
+        stored.write_text(json.dumps(rows_of(results), indent=1) + "\n", encoding="utf-8")
+    text = table(json.loads(stored.read_text(encoding="utf-8")))
+    (DOCS / f"{settings.name}.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
