@@ -53,8 +53,8 @@ def attack_table(rows: Sequence[Row]) -> str:
     lines = [
         "# Every attack once",
         "",
-        "Fashion-MNIST, 6,000 rows, a LeNet, no defense, 32 member victims, seed 0; label attacks answer for all rows of",
-        "one client in one epoch. Leakage is 0 for the best blind guess and 1 for perfect recovery, with its 95 %",
+        "Fashion-MNIST, 6,000 rows, a LeNet, no defense, 32 member victims, seed 0; label attacks answer for all rows",
+        "of one client in one epoch. Leakage is 0 for the best blind guess and 1 for perfect recovery, with its 95 %",
         "interval over victims. Made by `python -m benchmarks.suite attacks`.",
     ]
     for goal in dict.fromkeys(row["goal"] for row in rows):
@@ -107,8 +107,8 @@ def defense_table(rows: Sequence[Row]) -> str:
     lines = [
         "# Every defense against its breakers",
         "",
-        "Fashion-MNIST, 6,000 rows, a LeNet, 32 member victims, means over seeds. *adaptive* attackers know the defense",
-        "and its settings, *static* ones do not; the gap is how far the second would mislead. Made by",
+        "Fashion-MNIST, 6,000 rows, a LeNet, 32 member victims, means over seeds. *adaptive* attackers know the",
+        "defense and its settings, *static* ones do not; the gap is how far the second would mislead. Made by",
         "`python -m benchmarks.suite defenses`.",
         "",
         "| defense | cut | accuracy | epsilon | attack | after | adaptive | static | gap |",
