@@ -22,7 +22,6 @@ from splitguard.api import (
     NotSupported,
     Phase,
     Spec,
-    SplitModel,
 )
 from splitguard.building.noisy_release import in_range
 
@@ -96,21 +95,13 @@ class DpSgdHead(Defense):
         if isinstance(self.clip, str):
             if self.clip != "none" or self.noise != 0:
                 raise BadSetting(
-                    f"dp-sgd-head: clip must be a number, or none with noise: 0, for noise is in units of the clip; got "
-                    f"clip={self.clip!r}, noise={self.noise!r}"
+                    f"dp-sgd-head: clip must be a number, or none with noise: 0, as noise is in units of the clip; "
+                    f"got clip={self.clip!r}, noise={self.noise!r}"
                 )
         else:
             in_range(self.name, "clip", self.clip)
         in_range(self.name, "delta", self.delta, below=1)
         privacy.sensitivity(1.0, self.adjacency)
-
-    def wrap(self, split: SplitModel, generator: torch.Generator) -> SplitModel:
-        """The same network; the head's activations no longer write in place, which Opacus' hooks do not allow."""
-        if self.clip != "none":
-            for layer in split.head.modules():
-                if getattr(layer, "inplace", False) is True:
-                    layer.inplace = False
-        return split
 
     def bind(self, deployment: Deployment) -> None:
         """Fixes clip and noise for E epochs, and what they guarantee."""
@@ -151,7 +142,7 @@ class DpSgdHead(Defense):
         return optimizer
 
     def sampler(self, rows: int, batch_size: int, generator: torch.Generator) -> Sequence[Tensor] | None:
-        """The session's own batches: disjoint, each row once. The account rests on that, so no other part may bring any."""
+        """The session's own batches, disjoint; the account rests on that, so no other part may bring any."""
         if self.clip == "none":
             return None
         return torch.randperm(rows, generator=generator).split(batch_size)
@@ -184,7 +175,7 @@ class DpSgdHead(Defense):
             adjacency=self.adjacency,
             sensitivity=privacy.sensitivity(clip, self.adjacency),
             T=uses,
-            adversary="a party that is handed the head's weights",
+            adversary="a holder of the head's weights",
             mechanism=f"a clip of each row's gradient to norm {clip:.4g} and Gaussian noise of standard deviation "
             f"{noise * clip:.4g} on their sum",
             exclusions=(

@@ -34,10 +34,10 @@ class GradientScrutinizer(Defense):
     is counted as 0. The alarm is raised where DS lies below ``threshold``; its score is 1/2 at that point, 1 - DS
     rescaled. Each client judges by its own exchanges; nothing that crosses changes.
 
-    It does not catch: a server that adds the task's gradient to its own (multi-task) with enough weight; one that hijacks
-    few batches of a window; one that starts when the client has stopped looking. SplitSpy, which answers probes honestly,
-    is caught, as no batch is a probe. It falsely alarms where a batch holds few pairs, where rows of a class are nothing
-    alike, and late in training, when well-fitted rows return gradients that are mostly rounding.
+    It does not catch: a server that adds the task's gradient to its own (multi-task) with enough weight; one that
+    hijacks few batches of a window; one that starts when the client has stopped looking. SplitSpy, which answers probes
+    honestly, meets none here. It falsely alarms where a batch holds few pairs, where rows of a class are nothing alike,
+    and late in training, when well-fitted rows return gradients that are mostly rounding.
 
     Args:
         window: batches over which curves are taken, at least 4.

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from splitguard.api import DEFENSES, BadSetting, Context, Defense
+from splitguard.api import DEFENSES, BadSetting, Context, Defense, Phase
 from splitguard.building.noisy_release import PHASES, Protected, checked_phases, is_protected
 
 __all__ = ["Noise"]
@@ -63,6 +63,10 @@ class Noise(Defense):
     def on_send(self, smashed: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
         """(N, *cut1): ``smashed`` and fresh noise, in the phases that are protected."""
         return self.released_like(smashed, generator) if is_protected(ctx.phase, self.phases) else smashed
+
+    def during(self, phase: Phase) -> Defense:
+        """The baseline in a phase in which no noise is added."""
+        return self if is_protected(phase, self.phases) else Defense()
 
     def noise_std(self) -> float:
         """Sigma, in units of the smashed data, for either law."""

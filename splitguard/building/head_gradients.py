@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
+from opacus.grad_sample.functorch import prepare_layer
 from opacus.grad_sample.grad_sample_module import GradSampleHooks
 from opacus.optimizers import DPOptimizer
 from opacus.validators import ModuleValidator
-from torch import nn
+from torch import Tensor, nn
 
+from splitguard.engine.cut import Stage
 from splitguard.errors import NotSupported
 
 __all__ = ["HeadOptimizer", "need_rows_apart", "watch_rows"]
@@ -45,11 +48,33 @@ class HeadOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus is not typed
         return super().pre_step(closure)
 
 
-class _Uncopied(OrderedDict[int, Any]):
-    """The hooks of a layer, which its deep copies do without.
+class _Rows(GradSampleHooks):  # type: ignore[misc]  # Opacus is not typed
+    """Opacus' hooks, but the backward ones sit on the layers' outputs.
 
-    An attacker's copy of the head must neither collect gradients nor carry backward hooks, which torch.func refuses.
+    On the layers, torch warns where a layer's input needs no gradient, as the first one's here, and activations that
+    write in place do not go with them.
     """
+
+    def add_hooks(self, *, loss_reduction: str, batch_first: bool, force_functorch: bool) -> None:
+        """A forward hook on each layer with parameters of its own."""
+        for layer in self.iterate_submodules(self._module):
+            if type(layer) not in self.GRAD_SAMPLERS:
+                prepare_layer(layer, batch_first=batch_first)
+            layer._forward_hooks = _Uncopied(layer._forward_hooks)
+            layer.register_forward_hook(self._went)
+        self.enable_hooks()
+
+    def _went(self, layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
+        if layer.training and out.requires_grad:
+            self.capture_activations_hook(layer, list(given), out)
+            out.register_hook(partial(self._came_back, layer))
+
+    def _came_back(self, layer: nn.Module, grad: Tensor) -> None:
+        self.capture_backprops_hook(layer, None, (grad,), loss_reduction=self.loss_reduction, batch_first=True)
+
+
+class _Uncopied(OrderedDict[int, Any]):
+    """The hooks of a layer, which its deep copies do without: an attacker's copy of the head collects no gradients."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OrderedDict[int, Any]:
         return OrderedDict()
@@ -59,13 +84,9 @@ def watch_rows(head: nn.Module) -> None:
     """From now on each backward pass leaves ``grad_sample`` (n, *shape) on each trained parameter of ``head``.
 
     The gradient that comes in must be of the batch's mean loss; it is multiplied by n. State dicts keep their names,
-    and deep copies of the head are plain.
+    deep copies of the head are plain, and in eval mode nothing is kept.
     """
-    for layer in head.modules():
-        layer._forward_hooks = _Uncopied(layer._forward_hooks)
-        layer._backward_hooks = _Uncopied(layer._backward_hooks)
-    GradSampleHooks(head, loss_reduction="mean")
-    del head.autograd_grad_sample_hooks  # handles; with a copy of them on it, a copy of the head could not be watched
+    _Rows(head, loss_reduction="mean")
 
 
 def need_rows_apart(head: nn.Module, name: str) -> None:
@@ -86,13 +107,12 @@ def need_rows_apart(head: nn.Module, name: str) -> None:
     plain = [path or "the head itself" for path, layer in head.named_modules() if _holds_loose(layer)]
     if plain:
         raise NotSupported(
-            f"{name}: {', '.join(plain)} holds parameters outside of any layer, whose gradient by row is not known. Put "
-            "them into a layer of their own, or cut before them"
+            f"{name}: {', '.join(plain)} holds parameters outside of any layer, whose gradient by row is not known. "
+            "Put them into a layer of their own, or cut before them"
         )
 
 
 def _holds_loose(layer: nn.Module) -> bool:
-    """A folder of layers that holds parameters itself: a stage of a split network, or a plain module."""
-    return hasattr(layer, "_programs") | (type(layer) is nn.Module) and any(
-        True for _ in layer.parameters(recurse=False)
-    )
+    """A folder of layers, of a stage of a split network say, that holds parameters itself."""
+    folder = isinstance(layer, Stage) or type(layer) is nn.Module
+    return folder and any(True for _ in layer.parameters(recurse=False))

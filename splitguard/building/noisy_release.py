@@ -155,6 +155,10 @@ class NoisyRelease(Defense, ABC):
             self._ledger.charge(ctx.ids, ctx.phase)
         return self.released_like(smashed, generator)
 
+    def during(self, phase: Phase) -> Defense:
+        """The baseline in a phase that is not protected."""
+        return self if is_protected(phase, self.phases) else Defense()
+
     def mean_release(self, smashed: Tensor) -> Tensor:
         """``clip_C(smashed)``."""
         return clip_rows(smashed, self._bound[0], order=self.order).to(smashed.dtype)

@@ -37,7 +37,8 @@ def rehearse(
         rows: with labels.
         steps: of the optimizer.
         batch_size: as in the session; fewer with fewer rows.
-        lr, momentum: of SGD.
+        lr: step size of SGD.
+        momentum: of SGD.
         generator: draws the body's weights, the batches, and whatever layers draw.
 
     Returns:
@@ -67,7 +68,7 @@ def rehearse(
                 found.append(shape)
     if len(found) < 3:
         raise BadSetting(
-            f"a rehearsal needs 3 batches with rows of one label and rows of several; got {len(found)} of {steps} steps "
-            f"in batches of {size}. Give more auxiliary rows or a larger batch_size"
+            f"a rehearsal needs 3 batches with rows of one label and rows of several; got {len(found)} of {steps} "
+            f"steps, in batches of {size}. Give more auxiliary rows or a larger batch_size"
         )
     return torch.stack(found)

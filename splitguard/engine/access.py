@@ -52,4 +52,4 @@ def answer(session: Session, inputs: Tensor, gen: torch.Generator) -> Tensor:
     ids = torch.full((len(inputs),), -1, dtype=torch.int64)
     pipeline = Deployed((session.split.head,), None, gen, torch.device("cpu"))
     ctx = Context(ids, -1, session.training.epochs, -1, Phase.QUERY)
-    return session.defense.released_like(pipeline.send(inputs, ctx), gen)
+    return session.defense.during(Phase.QUERY).released_like(pipeline.send(inputs, ctx), gen)

@@ -164,6 +164,10 @@ class Defense:
         """At the client, after each step, with what the client saw; None for defenses that do not detect."""
         return None
 
+    def during(self, phase: Phase) -> Defense:
+        """The defense as it acts on what is sent in ``phase``: itself, or the baseline where it stands aside."""
+        return self
+
     def mean_release(self, smashed: Tensor) -> Tensor:
         """(N, *cut1), differentiable: E[released | smashed], the part of `on_send` without its noise."""
         return smashed

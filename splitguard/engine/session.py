@@ -171,7 +171,7 @@ class Session:
             cut_shapes=self.cut_shapes,
             classes=self.data.classes,
             class_prior=self.data.classes_prior,
-            defense=self.defense,
+            defense=self.defense.during(phase),
             models=models_of(self),
             adaptive=adaptive,
             attribute_classes=self.data.attribute_classes,

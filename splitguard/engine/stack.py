@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from splitguard.engine.defense import Alarm, Batch, Context, Defense, Deployment
-from splitguard.engine.wire import Exchange
+from splitguard.engine.wire import Exchange, Phase
 from splitguard.errors import BadSetting, NotSupported
 from splitguard.privacy.guarantee import Guarantee, compose
 from splitguard.seeding import generator as seeded
@@ -144,6 +145,11 @@ class Stack(Defense):
         """The highest score of any part, and a stop if any part says so; None if none detects."""
         found = [a for part in self.defenses if (a := part.alarm(exchange)) is not None]
         return Alarm(max(a.score for a in found), any(a.stop for a in found)) if found else None
+
+    def during(self, phase: Phase) -> Defense:
+        """Each part as it acts in ``phase``."""
+        acting = [part.during(phase) for part in self.defenses]
+        return self if all(map(operator.is_, acting, self.defenses)) else Stack(acting)
 
     def mean_release(self, smashed: Tensor) -> Tensor:
         """Part after part; the exact mean unless a part bends the noise of one before it (a clip after noise, say)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,17 +19,12 @@ from splitguard.building.learners import Learners
 from splitguard.building.simulation import Seen
 from splitguard.engine.defense import Batch, Defense
 from splitguard.engine.fresh import fresh_copy
-from splitguard.engine.session import Session
-from splitguard.engine.threat import Labels, Mode, Sees
-from splitguard.engine.train import train
-from splitguard.engine.training import Training
+from splitguard.engine.threat import Sees
 from splitguard.engine.view import View
 from splitguard.engine.wire import Exchange, Phase
 from splitguard.errors import BadSetting, MissingKnowledge, NotSupported
 from splitguard.metrics import mse
 from tests.attacks.views import Halved, gen, network, rows_of, sent_view, smooth
-from tests.engine import toys
-from tests.engine.test_resume import Killed, killer
 
 SMALL: dict[str, Any] = {"critic_width": 4, "batch_size": 8, "finish": 0}
 DECODES: dict[str, Any] = {**SMALL, "width": 4, "blocks": 0}
@@ -229,95 +223,12 @@ def test_it_begins_when_it_is_told_to() -> None:
     assert attack._nets.steps == 4
 
 
-def session(attack: Sdar | SdarLabels | None, **how: Any) -> Session:
-    training = how.pop("training", Training(epochs=2, batch_size=8))
-    beside = [] if attack is None else [attack]
-    return train(how.pop("net", toys.resnet()), toys.data(2), training=training, beside=beside, **how)
-
-
-MODES: list[dict[str, Any]] = [
-    {"mode": Mode.VANILLA, "cut": "block1"},
-    {"mode": Mode.VANILLA, "cut": "block1", "labels": Labels.SERVER},
-    {"mode": Mode.U_SHAPED, "cut": ("block1", "flatten")},
-    {"mode": Mode.SPLITFED, "cut": "block1"},
-]
-
-
-@pytest.mark.parametrize("how", MODES, ids=lambda how: "-".join(map(str, how.values())))
-def test_it_works_in_every_mode_and_the_session_does_not_feel_it(how: dict[str, Any]) -> None:
-    attack = Sdar(**{**DECODES, "finish": 2})
-    run = session(attack, **how)
-    assert run.digest == session(None, **how).digest
-    for phase in ("training", "query"):
-        seen = run.view(attack, phase=phase)
-        guess = attack.run(seen, gen())
-        assert guess.images is not None
-        assert guess.images.shape == (len(seen.ids), 1, 8, 8)
-        assert 0 <= float(guess.images.min()) <= float(guess.images.max()) <= 1
-        nets = 5 if how["mode"] is Mode.U_SHAPED else 4
-        assert guess.budget.steps == nets * (12 + 2)
-    assert attack._told == (0 if how["mode"] is Mode.U_SHAPED else 3)
-
-
-def test_a_session_in_float64_is_watched_in_float64() -> None:
-    attack = Sdar(**DECODES)
-    run = session(attack, cut="block1", training=Training(epochs=1, batch_size=8, precision="float64"))
-    images = attack.run(run.view(attack), gen()).images
-    assert images is not None
-    assert images.dtype is torch.float64
-
-
-@pytest.mark.parametrize("kind", [Sdar, SdarLabels])
-def test_kill_and_resume_equals_uninterrupted(kind: type[Sdar] | type[SdarLabels], tmp_path: Path) -> None:
-    settings = {**(DECODES if kind is Sdar else SMALL), "finish": 2}
-    training = Training(epochs=2, batch_size=8, checkpoint_every=1)
-    how = {**MODES[2 if kind is SdarLabels else 0], "training": training}
-    whole, killed, resumed = (kind(**settings) for _ in range(3))
-    path = tmp_path / "checkpoint.pt"
-    ended = session(whole, **how)
-    with pytest.raises(Killed):
-        session(killed, **how, checkpoint=path, progress=killer(5))
-    again = session(resumed, **how, checkpoint=path)
-    one, two = (a.run(s.view(a), gen()) for a, s in ((whole, ended), (resumed, again)))
-    for first, second in ((one.images, two.images), (one.scores, two.scores)):
-        assert (first is None) == (second is None)
-        assert first is None or second is None or torch.equal(first, second)
-    assert one.budget.steps == two.budget.steps
-
-
-def test_labels_are_found_in_u_shaped_and_refused_where_they_are_given() -> None:
-    attack = SdarLabels(steps=2, finish=200, critic_width=8, batch_size=24)
-    training = Training(epochs=10, batch_size=8)
-    how = {"net": toys.lenet(dropout=0.0), "cut": ("conv1", "relu3"), "mode": Mode.U_SHAPED, "training": training}
-    run = session(attack, **how)
-    view = run.view(attack)
-    guess, truth = attack.run(view, gen()), run.truth(view.ids).labels
-    assert guess.labels is not None
-    assert guess.scores is not None
-    torch.testing.assert_close(guess.scores.exp().sum(1), torch.ones(len(view.ids)))
-    assert float((guess.labels == truth).float().mean()) > 0.8  # of three classes
-    with pytest.raises(NotSupported, match="is given the labels"):
-        session(SdarLabels(), cut="block1")
-
-
 @pytest.mark.parametrize("kind", [Sdar, SdarLabels])
 def test_what_it_needs_is_missed_by_name(kind: type[Sdar] | type[SdarLabels]) -> None:
     for need in kind.threat.needs:
         poorer = known()
         with pytest.raises(MissingKnowledge, match=str(need)):
             kind().start(replace(poorer, granted=poorer.granted & ~need), gen())
-
-
-def test_rows_that_are_kept_are_judged_again_in_the_end_and_others_as_they_crossed() -> None:
-    how = {**MODES[2], "training": Training(epochs=2, batch_size=8)}
-    attack = SdarLabels(**{**SMALL, "finish": 3, "keep": 9})
-    run = session(attack, **how)
-    view, kept = run.view(attack), set(attack._recent.last()[0].tolist())
-    scores = attack.run(view, gen()).scores
-    assert scores is not None
-    assert 0 < len(kept & set(view.ids.tolist())) < len(view.ids)
-    for row, own in zip(view.ids.tolist(), scores, strict=True):
-        assert torch.equal(own, attack._scores[row]) == (row not in kept)
 
 
 @pytest.mark.parametrize(

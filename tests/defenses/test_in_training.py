@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from splitguard.api import DEFENSES, Mode, Phase, build_defense
+from splitguard.api import ATTACKS, DEFENSES, Mode, Phase, build_defense, generator
 from splitguard.engine.defense import Context, Defense
 from splitguard.engine.loop import Progress
 from splitguard.engine.session import Session
@@ -134,3 +134,17 @@ def test_nopeek_trains_a_head_that_gives_away_less() -> None:
         with torch.no_grad():
             found.append(float(dcor(rows, session.split.head(rows))))
     assert found[1] < found[0] - 0.05
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace", "noise"])
+def test_attackers_know_in_which_phase_a_defense_stands_aside(name: str) -> None:
+    """A view of clean rows expects no noise, and queries are answered as they are deployed."""
+    session = run({name: {"phases": ["training"]}})
+    defense = session.defense
+    attack = ATTACKS.build("white-box-inversion")
+    training, query = (session.view(attack, phase=phase) for phase in ("training", "query"))
+    assert training.defense is defense
+    assert (training.defense.noise_std() > 0, query.defense.noise_std()) == (True, 0)
+    asked = session.view(ATTACKS.build("inverse-network"), phase="query")
+    answers = [asked.query(session.data.aux.inputs[:2], generator(seed, "x")) for seed in (0, 1)]
+    assert torch.equal(*answers)
