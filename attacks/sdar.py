@@ -48,7 +48,8 @@ class Sdar(Simulation):
         first_step: the training round with which it begins.
         finish: steps after the session, with the final body and the rows that crossed last.
         keep: how many of these are kept.
-        l1: weight of D1 in e's loss; 0 leaves D1 out, and with it most of the attack.
+        l1: weight of D1 in e's loss; 0 leaves D1 out. In the paper's ablation (CIFAR-10, level 7) the error is then .061
+            where it was .023.
         l2: weight of D2 in d's loss; 0 leaves D2 out.
         flip: share of auxiliary labels drawn anew, in u-shaped.
         conditional: whether d, D1 and D2 are told labels, where the server is given them.

@@ -145,7 +145,8 @@ class DpSgdHead(Defense):
         """The session's own batches, disjoint; the account rests on that, so no other part may bring any."""
         if self.clip == "none":
             return None
-        return torch.randperm(rows, generator=generator).split(batch_size)
+        batches: Sequence[Tensor] = torch.randperm(rows, generator=generator).split(batch_size)
+        return batches
 
     def probe(self, labels: Tensor, ctx: Context, generator: torch.Generator) -> Tensor | None:
         """No probe: it takes note of the session's randomness, from which the optimizer draws."""

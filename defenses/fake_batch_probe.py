@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -146,16 +147,16 @@ class FakeBatchProbe(Defense):
         """The number of classes, and of each client what was summed up."""
         return {
             "classes": self._classes,
-            "clients": {number: dict(vars(own)) for number, own in self._clients.items()},
+            "clients": {number: copy.deepcopy(vars(own)) for number, own in self._clients.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self._classes = state["classes"]
-        self._clients = {
-            number: _Sums(**{k: list(v) if isinstance(v, list) else v for k, v in own.items()})
-            for number, own in state["clients"].items()
-        }
+        self._clients = {}
+        for number, saved in state["clients"].items():
+            plain: dict[str, Any] = {k: list(v) if isinstance(v, list) else v for k, v in saved.items()}
+            self._clients[number] = _Sums(**plain)
 
 
 def split_score(means: list[Tensor], lengths: list[float], counts: list[int]) -> float:

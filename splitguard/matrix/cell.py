@@ -140,7 +140,8 @@ class Cell:
         A head that is frozen is a protection too, so that its price is part of the accuracy drop.
         """
         training = {**self.training, "head": "trained", "pretrain_epochs": None}
-        training.pop("release", None)  # once is for frozen heads
+        if training.get("release") == "once":  # which is for frozen heads
+            del training["release"]
         return replace(self, defense=(), cuts=self.base, training=training, active=False)
 
     def _deployed(self) -> dict[str, Any]:

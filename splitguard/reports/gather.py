@@ -53,7 +53,7 @@ def deployments(results: Results) -> list[Deployment]:
 
 
 def comparable(everyone: Sequence[Deployment]) -> dict[str, list[Deployment]]:
-    """Deployments that may be held against each other, by data set: at the strongest adversary considered.
+    """Deployments that may be held against each other, by task: at the strongest adversary considered.
 
     Where a matrix asks for adaptive and for static attacks, those are the adaptive ones.
     """
@@ -62,8 +62,14 @@ def comparable(everyone: Sequence[Deployment]) -> dict[str, list[Deployment]]:
     out: dict[str, list[Deployment]] = {}
     for one in everyone:
         if Profile.parse(one.cell.profile) == strongest and one.cell.adaptive == adaptive:
-            out.setdefault(str(one.cell.data["name"]), []).append(one)
+            out.setdefault(_task(one.cell), []).append(one)
     return out
+
+
+def _task(cell: Cell) -> str:
+    """The data set, and that its classes are merged where they are: accuracies on two tasks do not compare."""
+    name = str(cell.data["name"])
+    return f"{name}, coarse labels" if cell.data.get("coarse") else name
 
 
 def _training_differences(cells: Sequence[Cell]) -> list[str]:

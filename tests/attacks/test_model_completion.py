@@ -68,15 +68,21 @@ def labels_of(guess: Guess) -> Tensor:
 
 def test_ten_classes_from_four_labelled_rows_each() -> None:
     view, labels = client_view()
-    frozen, tuned = run(view, steps=400), run(view, steps=400, finetune=True)
-    for guess in (frozen, tuned):
-        assert accuracy(labels_of(guess), labels) > 0.9
-        assert guess.budget.steps == 400
-        assert guess.budget.aux == 30  # three a class beside the known sample
-        assert guess.settings["labelled_rows"] == 40
+    guess = run(view, steps=400)
+    assert accuracy(labels_of(guess), labels) > 0.9
+    assert guess.budget.steps == 400
+    assert guess.budget.aux == 30  # three a class beside the known sample
+    assert guess.settings["labelled_rows"] == 40
+
+
+def test_the_head_moves_along_only_where_it_is_tuned() -> None:
+    """Blind is 0.1; four standard errors of 90 victims are 0.13."""
+    view, labels = client_view()
+    frozen, tuned = run(view, steps=60), run(view, steps=60, finetune=True)
+    assert accuracy(labels_of(tuned), labels) > 0.3
     assert frozen.scores is not None
     assert tuned.scores is not None
-    assert not torch.allclose(frozen.scores, tuned.scores, atol=0.05)  # the head moves along only where it is tuned
+    assert not torch.allclose(frozen.scores, tuned.scores, atol=0.05)
 
 
 def test_labels_come_from_the_labelled_rows_and_from_nothing_else() -> None:
@@ -88,7 +94,8 @@ def test_labels_come_from_the_labelled_rows_and_from_nothing_else() -> None:
         _known=replace(view._known, labels=(view._known.labels + 1) % 10),
         _aux=Rows(view._aux.inputs, (view._aux.labels + 1) % 10, view._aux.ids),
     )
-    assert accuracy((labels_of(run(renamed, steps=400)) - 1) % 10, labels) > 0.9
+    # Whoever ignored the new names would have every label off by one, and score 0 here.
+    assert accuracy((labels_of(run(renamed, steps=120)) - 1) % 10, labels) > 0.5
 
 
 def test_one_labelled_row_a_class_reads_no_auxiliary_row() -> None:

@@ -20,7 +20,7 @@ STEPS = 99
 def session(defense: Defense | None, *, seed: int, hijacked: bool, epochs: int = 9, clients: int = 1) -> Session:
     """LeNet on `faces` (25x25), cut at conv1; what detectors see of it depends on the seed alone."""
     data = load({"name": "faces", "clients": clients}, seed=seed)
-    attack = Fsha(warm_up=40, critic_lr=2e-3, width=8, critic_width=16, blocks=0) if hijacked else None
+    attack = Fsha(warm_up=10, critic_lr=2e-3, width=8, critic_width=16, blocks=0) if hijacked else None
     return train(
         make_model("lenet", input_shape=data.input_shape, classes=data.classes, seed=seed),
         data,

@@ -74,7 +74,7 @@ def test_the_score_is_the_closed_form() -> None:
 
 
 def test_two_bad_signs_do_not_make_a_good_one() -> None:
-    """Curves as rough as [0, 1] allows, one within the other: both logarithms are negative, and their product is not."""
+    """Curves as rough as can be, one within the other: both logarithms are negative, and their product is not."""
     rough = [(float(t % 2), float(t % 2) * 0.9 + 0.03) for t in range(20)]
     assert honest_score(rough) <= 1 / (1 + math.exp(5 * 0.7)) + 1e-12
 
