@@ -45,7 +45,7 @@ class ModelCompletion(Completion, Attack):
     Source: Fu et al., Label inference attacks against vertical federated learning, USENIX Security 2022 (passive; Adam
     2e-3, batch 16, T .8, alpha .75, weight 50, decay .999, four labelled rows a class on CIFAR-10). Differences: f is
     frozen unless ``finetune``, there so on tabular data only; h scales its input to length 1, and starts from random
-    weights, not from ones; 600 steps with a step size of 1e-2, there 25 epochs of 1024; no flips.
+    weights, not from ones; 600 steps, there 25 epochs of 1024; no flips.
     """
 
     goal: ClassVar[Goal] = Goal.LABELS

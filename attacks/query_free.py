@@ -80,7 +80,7 @@ class QueryFree(Attack):
     )
     version: ClassVar[int] = 1
     paper: ClassVar[str] = "He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019"
-    quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"train_steps": 150, "tries": 1, "steps": 30, "tune": False})
+    quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"train_steps": 150, "steps": 30, "tune": False})
 
     def __post_init__(self) -> None:
         for name, least in (("train_steps", 1), ("batch_size", 2), ("moments", 0), ("tries", 1)):

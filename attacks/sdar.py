@@ -48,8 +48,8 @@ class Sdar(Simulation):
         first_step: the training round with which it begins.
         finish: steps after the session, with the final body and the rows that crossed last.
         keep: how many of these are kept.
-        l1: weight of D1 in e's loss; 0 leaves D1 out. In the paper's ablation (CIFAR-10, level 7) the error is then .061
-            where it was .023.
+        l1: weight of D1 in e's loss; 0 leaves D1 out. In the paper's ablation (CIFAR-10, level 7) the error was then
+            .061 in place of .023.
         l2: weight of D2 in d's loss; 0 leaves D2 out.
         flip: share of auxiliary labels drawn anew, in u-shaped.
         conditional: whether d, D1 and D2 are told labels, where the server is given them.
@@ -65,9 +65,11 @@ class Sdar(Simulation):
     NDSS 2025. Differences: the architectures of d, D1 and D2, which there are set for ResNet-20 by level; d begins at
     the mean image of the class, where there the label is embedded; D1 and D2 learn at a rate of their own, where there
     theirs are lr times l1 and decoder_lr times l2; h need not have the tail's architecture; steps after the session.
-    There l1 is .02 (up to .04 in u-shaped) and decoder_lr 5e-4, over 20,000 rounds; here it must do in a few hundred.
+    There decoder_lr is 5e-4, over 20,000 rounds; here it must do in a few hundred.
     """
 
+    l1: float = 0.02
+    critic_lr: float = 2e-4
     l2: float = 1e-5
     conditional: bool = True
     decoder_lr: float = 1e-3
@@ -152,7 +154,8 @@ class SdarLabels(Simulation):
     Args:
         steps, first_step, finish, keep, l1, flip, lr, critic_lr, critic_width, batch_size: as of `sdar`.
 
-    Source: as of `sdar`. Differences: as there, and the exchange of classes.
+    Source: as of `sdar`. Differences: as there, the exchange of classes, and D1, which weighs more and learns faster,
+    as h has nothing else that ties it to the client's tail.
     """
 
     goal: ClassVar[Goal] = Goal.LABELS

@@ -39,7 +39,7 @@ class Trained(Session):
     @classmethod
     def of(cls, session: Session) -> Trained:
         """The same session."""
-        return cls(**{f.name: getattr(session, f.name) for f in fields(session)})
+        return cls(**{f.name: getattr(session, f.name) for f in fields(session) if f.init})
 
     def view(
         self,

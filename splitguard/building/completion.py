@@ -40,7 +40,7 @@ class Completion:
     layers: int = 1
     finetune: bool = False
     steps: int = 600
-    lr: float = 1e-2
+    lr: float = 2e-3
     batch_size: int = 16
     temperature: float = 0.8
     alpha: float = 0.75

@@ -98,6 +98,11 @@ def make_loop(
         fingerprint=_fingerprint(session, active, beside),
     )
     if acting is not None and isinstance(active, ClientAttack):
+        if defense.overrides("optimizer"):
+            raise NotSupported(
+                f"{active.name or type(active).__name__} replaces the gradients of client 0's own layers, and "
+                f"{defense.name} steps with gradients of its own: one would undo the other. Take one of them out"
+            )
         clients[0].intercept = lambda grads: acting.client_grads(grads, loop.step)
     return loop
 

@@ -33,7 +33,12 @@ def _attacks() -> list[dict[str, str]]:
         cls = ATTACKS.get(name)
         assert isinstance(cls, type)
         assert issubclass(cls, Attack)
-        combinations = [(Mode.VANILLA, Labels.SENT), (Mode.VANILLA, Labels.SERVER), (Mode.U_SHAPED, Labels.CLIENT)]
+        combinations = [
+            (Mode.VANILLA, Labels.SENT),
+            (Mode.VANILLA, Labels.SERVER),
+            (Mode.U_SHAPED, Labels.CLIENT),
+            (Mode.SPLITFED, Labels.CLIENT),
+        ]
         least = [cls.threat.profile(p, m, owner) for p in cls.threat.parties for m, owner in combinations]
         rows.append(
             {

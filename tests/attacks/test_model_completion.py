@@ -68,7 +68,7 @@ def labels_of(guess: Guess) -> Tensor:
 
 def test_ten_classes_from_four_labelled_rows_each() -> None:
     view, labels = client_view()
-    guess = run(view, steps=400)
+    guess = run(view, steps=400, lr=1e-2)
     assert accuracy(labels_of(guess), labels) > 0.9
     assert guess.budget.steps == 400
     assert guess.budget.aux == 30  # three a class beside the known sample
@@ -78,7 +78,7 @@ def test_ten_classes_from_four_labelled_rows_each() -> None:
 def test_the_head_moves_along_only_where_it_is_tuned() -> None:
     """Blind is 0.1; four standard errors of 90 victims are 0.13."""
     view, labels = client_view()
-    frozen, tuned = run(view, steps=60), run(view, steps=60, finetune=True)
+    frozen, tuned = run(view, steps=60, lr=1e-2), run(view, steps=60, lr=1e-2, finetune=True)
     assert accuracy(labels_of(tuned), labels) > 0.3
     assert frozen.scores is not None
     assert tuned.scores is not None
@@ -95,7 +95,7 @@ def test_labels_come_from_the_labelled_rows_and_from_nothing_else() -> None:
         _aux=Rows(view._aux.inputs, (view._aux.labels + 1) % 10, view._aux.ids),
     )
     # Whoever ignored the new names would have every label off by one, and score 0 here.
-    assert accuracy((labels_of(run(renamed, steps=120)) - 1) % 10, labels) > 0.5
+    assert accuracy((labels_of(run(renamed, steps=120, lr=1e-2)) - 1) % 10, labels) > 0.5
 
 
 def test_one_labelled_row_a_class_reads_no_auxiliary_row() -> None:

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from splitguard import privacy
-from splitguard.api import BadSetting, Context, Labels, Mode, NotSupported, Phase, Stack, View
+from splitguard.api import (
+    Context,
+    Labels,
+    Mode,
+    Phase,
+    Stack,
+    View,
+)
 from splitguard.attacks.white_box_inversion import WhiteBoxInversion
 from splitguard.defenses.dp_sgd_head import DpSgdHead
 from splitguard.defenses.gaussian import Gaussian
@@ -209,50 +216,3 @@ def test_kill_and_resume_equals_uninterrupted(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         session(DpSgdHead(noise=0.5), training=training, checkpoint=path, progress=killer(5))
     assert session(DpSgdHead(noise=0.5), training=training, checkpoint=path).digest == whole.digest
-
-
-def test_batchnorm_is_refused_by_name() -> None:
-    with pytest.raises(NotSupported, match=r"in block1\.norm: .*BatchNorm.* Use GroupNorm in place of BatchNorm"):
-        train(toys.resnet(), toys.data(1), cut="block1", defense=DpSgdHead(), training=Training(epochs=1))
-
-
-def test_parameters_outside_of_layers_are_refused() -> None:
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.ones(()))
-            self.flatten, self.fc = nn.Flatten(), nn.Linear(64, 3)
-
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.fc(self.flatten(x * self.scale))
-            return out
-
-    with pytest.raises(NotSupported, match="holds parameters outside of any layer"):
-        train(Scaled(), toys.data(1), cut="flatten", defense=DpSgdHead(), training=Training(epochs=1))
-
-
-def test_a_frozen_head_and_a_second_optimizer_are_refused() -> None:
-    with pytest.raises(NotSupported, match="the head is frozen, so private rows never train it"):
-        Bench(DpSgdHead(), labels=Labels.SENT, head_frozen=True)
-    with pytest.raises(NotSupported, match="dp-sgd-head and dp-sgd-head each bring"):
-        session(Stack([DpSgdHead(), DpSgdHead()]))
-    with pytest.raises(NotSupported, match="call bind before optimizer"):
-        DpSgdHead().optimizer(nn.Linear(1, 1), lambda ps: torch.optim.SGD(ps, lr=1.0))
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"epsilon": 1.0, "noise": 1.0}, "both given"),
-        ({"epsilon": 0.0}, "epsilon must lie above 0"),
-        ({"noise": -1.0}, "noise must lie above 0"),
-        ({"clip": 0.0}, "clip must lie above 0"),
-        ({"clip": "none"}, "none with noise: 0"),
-        ({"clip": "none", "noise": 1.0}, "none with noise: 0"),
-        ({"delta": 1.0}, "delta must lie above 0 and below 1"),
-        ({"adjacency": "add-remove"}, "add-remove"),
-    ],
-)
-def test_settings_out_of_range_are_refused(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(BadSetting, match=told):
-        DpSgdHead(**settings)

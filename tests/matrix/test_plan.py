@@ -186,3 +186,14 @@ def test_the_plan_says_how_long_it_takes_roughly() -> None:
     longer = Matrix({**NOISE, "train": {**QUICK["train"], "epochs": 50}}).plan(jobs=1)
     assert longer.estimate is not None
     assert longer.estimate.training > 5 * one.estimate.training
+
+
+def test_rows_sent_once_are_a_training_of_their_own_and_change_no_other_key() -> None:
+    frozen = {**QUICK["train"], "head": "frozen"}
+    [always] = cells(train=frozen)
+    [once] = cells(train={**frozen, "release": "once"})
+    assert "release" not in always.training
+    assert once.session_key() != always.session_key()
+    assert once.twin().key() == always.twin().key()
+    with pytest.raises(MatrixError, match="release: once needs head: frozen"):
+        cells(train={**QUICK["train"], "release": "once"})

@@ -18,6 +18,8 @@ from splitguard.seeding import generator
 
 CLIP, DELTA, RELEASES, EPSILON, BATCH = 0.8, 1e-5, 4, 4.0, 32
 SHAPE = (4, 2, 2)
+#: Trials of each side of each world: enough to flag every mistake here; what the command takes by default.
+QUICK, FULL = 300, 1000
 SIGMA = sigma(epsilon=EPSILON, clip=CLIP, releases=RELEASES, delta=DELTA)
 CLAIM = Claim(EPSILON, DELTA, CLIP, RELEASES, gaussian=True)
 
@@ -93,7 +95,8 @@ def half_sensitivity(z: Tensor, ids: Tensor, release: int, gen: torch.Generator)
 
 def one_release(z: Tensor, ids: Tensor, release: int, gen: torch.Generator) -> Tensor:
     """Calibrated as if each row were sent once."""
-    return clipped(z) + noise(z, gen) / RELEASES**0.5
+    out: Tensor = clipped(z) + noise(z, gen) / RELEASES**0.5
+    return out
 
 
 BUGS: dict[str, Callable[[], Send]] = {
@@ -111,7 +114,7 @@ BUGS: dict[str, Callable[[], Send]] = {
 
 
 def estimated(send: Send, claim: Claim = CLAIM, **more: int) -> Estimate:
-    setting = {"batch": BATCH, "trials": 1000, **more}
+    setting = {"batch": BATCH, "trials": QUICK, **more}
     return estimate_epsilon(send, claim, shape=SHAPE, generator=generator(0, "game"), **setting)
 
 
@@ -122,16 +125,23 @@ def test_each_mistake_is_flagged(bug: str) -> None:
     assert "FALSE" in str(found)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", BUGS)
+def test_each_mistake_is_flagged_by_the_whole_game(bug: str) -> None:
+    assert estimated(BUGS[bug](), trials=FULL).flagged
+
+
+@pytest.mark.parametrize("trials", [QUICK, pytest.param(FULL, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("send", [correct, whole_tensor])
-def test_a_correct_mechanism_is_not_flagged(send: Send) -> None:
-    found = estimated(send)
+def test_a_correct_mechanism_is_not_flagged(send: Send, trials: int) -> None:
+    found = estimated(send, trials=trials)
     assert not found.flagged, str(found)
     assert found.ceiling > 2 * found.claimed  # so that not being flagged says something
 
 
 def test_the_strongest_test_comes_near_the_truth() -> None:
     """The worst pair is in the game: the limit lies below the exact mu by little more than its confidence costs."""
-    found = estimated(correct)
+    found = estimated(correct, trials=FULL)
     exact = 2 * CLIP * RELEASES**0.5 / SIGMA
     assert CLAIM.mu == pytest.approx(exact, rel=1e-6)
     assert 0.5 * exact < found.lower < exact
