@@ -200,7 +200,7 @@ def reads_only(trial: Trial) -> str:
 
 def refuses(trial: Trial) -> str:
     """Each kind of knowledge that its threat needs is missed, by name, where a view does not grant it."""
-    attack, _, view = trial.setting()
+    attack, view = trial.first.attack, trial.first.view
     kinds = list(attack.threat.needs)
     for kind in kinds:
         poorer = replace(view, granted=view.granted & ~kind)

@@ -42,11 +42,12 @@ class Run:
     """One run of the attack.
 
     Attributes:
-        session, view, guess: what it attacked, saw and answered.
+        attack, session, view, guess: the instance that ran, and what it attacked, saw and answered.
         touched: the global generators that it drew from or seeded.
         written: the parts of the view, and of the networks behind it, that it wrote to.
     """
 
+    attack: Attack
     session: Session
     view: View
     guess: Guess
@@ -112,7 +113,7 @@ class Trial:
         globals_after, parts_after = _globals(), _parts(view, session)
         touched = tuple(n for n, state in globals_before.items() if globals_after[n] != state)
         written = tuple(n for n, state in parts_before.items() if parts_after[n] != state)
-        return Run(session, view, guess, touched, written)
+        return Run(attack, session, view, guess, touched, written)
 
 
 @functools.cache
