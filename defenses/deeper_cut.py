@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from splitguard.api import DEFENSES, BadSetting, Cut, Defense, NotSupported
+from splitguard.api import DEFENSES, BadSetting, Cut, Defense, NotSupported, Spec
 
 __all__ = ["DeeperCut"]
 
@@ -37,6 +37,7 @@ class DeeperCut(Defense):
     paper: ClassVar[str] = "He et al., Model inversion attacks against collaborative inference, ACSAC 2019"
     per_sample: ClassVar[bool] = True
     acts: ClassVar[str] = "cut"
+    breakers: ClassVar[tuple[Spec, ...]] = ("white-box-inversion", "inverse-network", "sdar", "fora")
     null: ClassVar[Mapping[str, Any] | None] = {"layers": 0}
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from splitguard.api import DEFENSES, BadSetting, Batch, Defense, Deployment, NotSupported
+from splitguard.api import DEFENSES, BadSetting, Batch, Defense, Deployment, NotSupported, Spec
 from splitguard.metrics.dependence import dcor
 
 __all__ = ["NoPeek"]
@@ -45,6 +45,7 @@ class NoPeek(Defense):
     paper: ClassVar[str] = "Vepakomma et al., NoPeek, ICDM workshops 2020"
     per_sample: ClassVar[bool] = True
     acts: ClassVar[str] = "training loss"
+    breakers: ClassVar[tuple[Spec, ...]] = ("white-box-inversion", "inverse-network", "sdar", "pcat", "fsha")
     null: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import is_dataclass
 from typing import Any
 
-from splitguard.api import DEFENSES, Defense
+from splitguard.api import ATTACKS, DEFENSES, Defense
 from splitguard.engine.bench import Bench
 from splitguard.engine.promises import PROMISES, Broken, Check, need, nothing_changes
 from splitguard.errors import SplitguardError
@@ -71,7 +71,7 @@ def builds(name: str) -> str:
 
 
 def described(name: str) -> str:
-    """A docstring with a line for each setting; a version; where it acts."""
+    """A docstring with a line for each setting; a version; where it acts; breakers that exist."""
     defense = DEFENSES.build(name)
     cls = type(defense)
     text = inspect.getdoc(cls) if cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}(") else ""
@@ -81,6 +81,8 @@ def described(name: str) -> str:
     need(not absent, f"Args in the docstring leaves out {', '.join(absent)}")
     need(type(cls.version) is int and cls.version >= 1, f"version must be a whole number from 1; got {cls.version!r}")
     need(cls is Defense or cls.acts != Defense.acts, "acts must say where it acts, as in 'smashed data'")
+    for breaker in cls.breakers:
+        ATTACKS.build(breaker)
     return ", ".join(settings(defense)) or "no settings"
 
 

@@ -47,3 +47,7 @@ def test_what_does_not_build_is_told_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(DEFENSES._found, "planted", NeedsSetting)
     [found] = check_defense("planted")
     assert (found.name, found.passed) == ("builds with its defaults", False)
+
+
+def test_every_defense_here_names_its_breakers() -> None:
+    assert [name for name in DEFENSES if name != "none" and not DEFENSES.get(name).breakers] == []  # type: ignore[attr-defined]

@@ -26,6 +26,7 @@ def test_lenet_with_dropout_at_every_cut_and_every_pair() -> None:
     assert_splits_exactly(make, inputs(3, 1, 12, 12), cuts)
 
 
+@pytest.mark.slow
 def test_resnet_with_batch_norm_at_every_cut_and_some_pairs() -> None:
     def make() -> nn.Module:
         return make_model("resnet20", input_shape=(3, 8, 8), classes=4, seed=0)
@@ -35,6 +36,7 @@ def test_resnet_with_batch_norm_at_every_cut_and_some_pairs() -> None:
     assert_splits_exactly(make, inputs(4, 3, 8, 8), cuts)
 
 
+@pytest.mark.slow
 def test_vision_transformer_with_root_parameters_at_every_cut_and_some_pairs() -> None:
     assert_splits_exactly(small_vit, inputs(2, 3, 16, 16), cuts_and_pairs(small_vit(), (3, 16, 16), every=5))
 
@@ -51,6 +53,7 @@ def test_torchvision_mobilenet_with_shared_activations_at_sampled_cuts() -> None
     assert_splits_exactly(vision("mobilenet_v3_small"), inputs(2, 3, 32, 32), cuts)
 
 
+@pytest.mark.slow
 def test_torchvision_efficientnet_with_stochastic_depth_at_sampled_cuts() -> None:
     make = vision("efficientnet_b0")
     functions = [(p, "stochastic_depth") for p, m in make().named_modules() if type(m).__name__ == "StochasticDepth"]

@@ -91,6 +91,7 @@ def test_two_jobs_killed_and_resumed_with_one_equal_one_undisturbed(undisturbed:
     assert not list(tmp_path.rglob("*.checkpoint"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_keeps_what_is_done(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     process = start(tmp_path)
     wait_for(tmp_path, 1, process)
