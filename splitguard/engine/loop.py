@@ -191,8 +191,7 @@ class Loop:
         fixed = self.training.head == "frozen" and self.labels is not Labels.CLIENT
         owner = exchange.client if self.fed is not None and not fixed else -1
         made_by = (owner, 0 if fixed else self.step)
-        sent = self.training.release == "always" or exchange.epoch == 0
-        self.transcript.append(exchange, made_by=made_by, head=lambda: layers or {}, sent=sent)
+        self.transcript.append(exchange, made_by=made_by, head=lambda: layers or {})
         alarm = self.defense.alarm(exchange)
         if alarm is not None:
             self.alarms.append((self.step, alarm))

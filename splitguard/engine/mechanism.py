@@ -72,10 +72,10 @@ def as_mechanism(defense: Defense, *, shape: tuple[int, ...], batch: int, releas
     def send(smashed: Tensor, ids: Tensor, number: int, generator: torch.Generator) -> Tensor:
         return defense.on_send(smashed, Context(ids, 0, number, number, Phase.TRAINING), generator)
 
-    return send, _claim(claimed, defense, releases)
+    return send, _claim(claimed, releases)
 
 
-def _claim(stated: Guarantee, defense: Defense, releases: int) -> Claim:
+def _claim(stated: Guarantee, releases: int) -> Claim:
     """What the game holds against the mechanism; T is the deployment's, whatever the guarantee says."""
     assert stated.epsilon_rows is not None
     gaussian = "Gaussian" in stated.mechanism and stated.delta > 0

@@ -150,7 +150,9 @@ class SplitRound:
             labels = parcel.labels if self._owner is Labels.SERVER else None
         parcel.labels = parcel.labels if labels is None else labels
         self._link.up(ctx.ids)
-        return Exchange(ctx.epoch, ctx.step, ctx.phase, ctx.client, ctx.ids, smashed=smashed, labels=labels)
+        return Exchange(
+            ctx.epoch, ctx.step, ctx.phase, ctx.client, ctx.ids, smashed=smashed, labels=labels, repeated=True
+        )
 
     def _through_tails(
         self, parcels: list[Parcel], exchanges: list[Exchange], out: Tensor, draws: Sequence[int]

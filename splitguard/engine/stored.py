@@ -45,6 +45,6 @@ class Stored:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `state_dict`."""
-        self.__init__()  # type: ignore[misc]  # back to empty
+        self._place, self._smashed, self._labels = {}, [], []
         if state:
             self.put(state["ids"], state["smashed"], state.get("labels"))

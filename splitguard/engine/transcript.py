@@ -60,22 +60,19 @@ class Transcript:
         self._taken = 0
         self._bytes = {"snapshots": 0, "context": 0}
 
-    def append(
-        self, exchange: Exchange, *, made_by: tuple[int, int], head: Callable[[], State], sent: bool = True
-    ) -> None:
-        """Records what the policy keeps of one exchange.
+    def append(self, exchange: Exchange, *, made_by: tuple[int, int], head: Callable[[], State]) -> None:
+        """Records what the policy keeps of one exchange; rows that were released before are not released again.
 
         Args:
             exchange: what crossed.
             made_by: changes whenever the layers that made ``smashed`` do; one snapshot is taken for each run of it.
             head: those layers as they were when they made ``smashed``; called only if a victim was sent.
-            sent: False where the server went on with what it had, which is no release of a victim.
         """
         keep = self.keep
         if exchange.phase is Phase.EVALUATION:
             return
         of_victims = torch.isin(exchange.ids, keep.victims)
-        if sent and bool(of_victims.any()):
+        if not exchange.repeated and bool(of_victims.any()):
             made = self._snapshot(made_by, head)
             self._parts[exchange.phase.value].append(entries(exchange, of_victims, made))
         wanted = (exchange.phase, exchange.client, exchange.epoch) == (Phase.TRAINING, keep.client, keep.epoch)

@@ -41,6 +41,7 @@ class Exchange:
         features: (N, *cut2), server to client.
         returned_grad: (N, *cut2), client to server.
         cut_grad: (N, *cut1), server to client.
+        repeated: the rows were released before: the server took ``smashed`` from what it kept, and only ids went up.
     """
 
     epoch: int
@@ -53,6 +54,7 @@ class Exchange:
     features: Tensor | None = None
     returned_grad: Tensor | None = None
     cut_grad: Tensor | None = None
+    repeated: bool = False
 
     @property
     def batch_size(self) -> int:
