@@ -8,7 +8,7 @@ READY := .venv/.ready
 WORKERS ?= 2
 TESTS ?= tests
 DEMO := runs/faces
-BENCHMARKS := $(filter-out benchmarks/timing.py,$(sort $(wildcard benchmarks/*.py)))
+BENCHMARKS := engine matrix inversion
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check test-slow bench clean
@@ -46,7 +46,7 @@ test-slow: $(READY)  ## the minutes of evidence; TESTS=tests/test_packaging.py p
 	$(BIN)/pytest -m slow $(TESTS)
 
 bench: $(READY)  ## measure what the README claims about speed
-	@for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python -m $$(echo $${file%.py} | tr / .) || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:  ## remove .venv, the demo's results, and every cache
 	rm -rf .venv $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage

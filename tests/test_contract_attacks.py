@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from splitguard.api import ATTACKS, Goal, Guess, Labels, Mode, OnlineAttack, Party, Seat, Sees, Threat, View
-from splitguard.contract import check_attack, promises, tried
+from splitguard.contract.attack import check_attack, promises
+from splitguard.contract.kept import tried
 from splitguard.engine import toys, trial
 from splitguard.engine.trial import Trial
 from splitguard.errors import UnknownName

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from splitguard.api import ATTACKS, Attack, Goal, Guess, Sees, Threat, View
-from splitguard.contract import check_attack, promises, tried
+from splitguard.contract.attack import check_attack, promises
+from splitguard.contract.kept import tried
 
 IN_RANGE, BLIND, SAME = "answers for every victim, in range", "better than a blind guess", "same generator, same answer"
 

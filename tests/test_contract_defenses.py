@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from splitguard.api import DEFENSES
-from splitguard.contract_defense import check_defense, promises, tried
+from splitguard.contract.defense import check_defense, promises
+from splitguard.contract.kept import tried
 from splitguard.errors import UnknownName
 from tests.defenses.broken import BREAKERS, Honest, NeedsSetting
 

@@ -23,7 +23,7 @@ ENGINE = SCIENCE | {"engine"}
 DEPLOYED = ENGINE | {"api"}
 MATRIX = DEPLOYED | {"matrix"}
 USER = MATRIX | {"reports", "facade"}
-TERMINAL = USER | {"contract", "contract_defense", "terminal"}
+TERMINAL = USER | {"contract", "terminal"}
 PLUGIN = {"api", "metrics", "privacy", "building", "errors"}
 
 # component -> the components it may import besides itself
@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "matrix": MATRIX,
     "reports": MATRIX,
     "facade": MATRIX,
-    **dict.fromkeys(("contract", "contract_defense"), DEPLOYED),
+    "contract": DEPLOYED,
     "terminal": TERMINAL,
     "cli": TERMINAL,
     "__main__": {"cli"},

@@ -21,8 +21,14 @@ __all__ = ["bind", "freeze"]
 
 
 def freeze(network: SplitModel, data: Data, training: Training, around: Surroundings, seed: int) -> float | None:
-    """Pre-trains all stages on auxiliary rows, fixes the head, and returns the accuracy reached so far."""
+    """Pre-trains all stages on auxiliary rows, fixes the head, and returns the accuracy reached so far.
+
+    None where nothing was trained: a random head says nothing about what auxiliary rows are good for.
+    """
     network.train()
+    if training.pretrain_epochs == 0:
+        network.head.eval().requires_grad_(False)
+        return None
     pretrain(network, data.aux, training, around, seed)
     stages = tuple(module for _, module in network.stages)
     public = Deployed(stages, None, generator(seed, "unused"), around.device)

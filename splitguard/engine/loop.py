@@ -83,7 +83,7 @@ class Loop:
         self.history: list[dict[str, float | int | None]] = []
         self.alarms: list[tuple[int, Alarm]] = []
         self.stopped = False
-        self.seconds = 0.0
+        self.seconds = self.earlier = 0.0  # of the loop in all, and before it was interrupted
         self.holder = -1
         self.losses: list[Tensor] = []
 
@@ -96,6 +96,7 @@ class Loop:
         """
         if checkpoint is not None and checkpoint.exists():
             load_checkpoint(checkpoint, self)
+        self.earlier = self.seconds
         began, first = time.perf_counter() - self.seconds, self.step
         total = self.training.epochs * self._rounds_an_epoch()
         while self.epoch < self.training.epochs and not self.stopped:

@@ -46,7 +46,7 @@ class Session:
         accuracy: test accuracy of the deployed pipeline, the defense on.
         aux_accuracy: with a frozen head, the accuracy reached from auxiliary rows alone, without any private row.
         costs: client_params, server_params, client_flops, server_flops (forward, per sample), bytes_up, bytes_down,
-            bytes_handover, train_seconds.
+            bytes_handover, train_seconds (from splitting to the last query, and what was done before an interruption).
         guarantees: what the defense guarantees.
         alarms: (step, alarm) of detectors.
         digest: hash of the final parameters, 16 hex digits.

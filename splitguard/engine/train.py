@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,7 @@ def train(
         Diverged: if a loss is not finite.
         BadCut, BadSetting, NotSupported: before anything is trained.
     """
+    began = time.perf_counter()
     training = training or Training()
     defense = defense if defense is not None else Defense()
     if mode is Mode.CENTRALIZED and (type(defense) is not Defense or active or beside):
@@ -106,7 +108,7 @@ def train(
         loop = make_loop(session, around, active, beside, profile, adaptive=adaptive)
         loop.run(checkpoint, progress)
         loop.query(data.query)
-    return _finished(session, loop, aux_accuracy)
+    return _finished(session, loop, aux_accuracy, began)
 
 
 @contextmanager
@@ -138,7 +140,7 @@ def _keep(data: Data, place: Placement, training: Training) -> Keep:
     return Keep(torch.cat([data.members, data.query.ids]), client=client, epoch=epoch)
 
 
-def _finished(session: Session, loop: Loop, aux_accuracy: float | None) -> Session:
+def _finished(session: Session, loop: Loop, aux_accuracy: float | None, began: float) -> Session:
     """Fills in what the training brought."""
     network = session.split.cpu().eval()
     session.history = loop.history
@@ -147,7 +149,8 @@ def _finished(session: Session, loop: Loop, aux_accuracy: float | None) -> Sessi
     session.guarantees = session.defense.privacy()
     session.alarms = loop.alarms
     crossed = {f"bytes_{k}": float(v) for k, v in loop.link.bytes.items()}
-    session.costs = {**session.costs, **crossed, "train_seconds": loop.seconds}
+    seconds = loop.earlier + time.perf_counter() - began
+    session.costs = {**session.costs, **crossed, "train_seconds": seconds}
     session.digest = digest(network)
     return session
 

@@ -42,7 +42,8 @@ class Training:
         schedule: ``{"name": "step" | "multistep" | "cosine" | "exponential", **torch's settings}``, stepped once an
             epoch (``cosine`` takes the number of epochs as its period by itself), likewise for all parties or for each.
         head: ``trained``; or ``frozen``: pre-trained together with the rest on auxiliary rows, then public and fixed.
-        pretrain_epochs: how long, for a frozen head; None means ``epochs``.
+        pretrain_epochs: how long, for a frozen head; None means ``epochs``, and 0 leaves it at its random weights, as
+            where auxiliary rows have no labels.
         release: ``always``: a row is sent in every epoch; ``once``: in the first one only, and the server goes on with
             what it has, so that T = 1. It takes a frozen head, whose output for a row never changes, and no augment.
         augment: ``{"flip": true, "crop": 4}``; member victims are never augmented.
@@ -78,14 +79,12 @@ class Training:
     checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 0), ("batch_size", 1), ("threads", 1), ("context_epoch", 0)):
+        for name, (least, *instead) in _WHOLE.items():
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise BadSetting(f"train: {name} must be a whole number of at least {least}; got {value!r}")
-        for name in ("pretrain_epochs", "checkpoint_every", "average_every"):
-            value = getattr(self, name)
-            if value not in (None, "epoch") and (not isinstance(value, int) or value < 1):
-                raise BadSetting(f"train: {name} must be a whole number of at least 1; got {value!r}")
+            if value in instead or (isinstance(value, int) and not isinstance(value, bool) and value >= least):
+                continue
+            other = "".join(f", or {word}" for word in instead if word is not None)
+            raise BadSetting(f"train: {name} must be a whole number of at least {least}{other}; got {value!r}")
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise BadSetting(f"train: {near_miss(str(getattr(self, name)), allowed, what=name)}")
@@ -146,6 +145,16 @@ class Training:
         return torch.device(self.device)
 
 
+#: The least value of each whole number, and what may stand there instead.
+_WHOLE: dict[str, tuple[Any, ...]] = {
+    "epochs": (0,),
+    "batch_size": (1,),
+    "threads": (1,),
+    "context_epoch": (0,),
+    "pretrain_epochs": (0, None),
+    "checkpoint_every": (1, None),
+    "average_every": (1, "epoch"),
+}
 _ALLOWED: dict[str, tuple[str, ...]] = {
     "head": ("trained", "frozen"),
     "release": ("always", "once"),

@@ -91,7 +91,8 @@ class Stopwatch:
         settings = cell.training
         steps = settings["epochs"] * cell.data["train"] / settings["batch_size"]
         if settings["head"] == "frozen":
-            steps += (settings["pretrain_epochs"] or settings["epochs"]) * cell.data["aux"] / settings["batch_size"]
+            before = settings["epochs"] if settings["pretrain_epochs"] is None else settings["pretrain_epochs"]
+            steps += before * cell.data["aux"] / settings["batch_size"]
         return float(steps) * self._step(cell)
 
     def _attack(self, cell: Cell) -> float:

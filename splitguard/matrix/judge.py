@@ -21,6 +21,7 @@ from splitguard.errors import BadSetting
 from splitguard.matrix.beyond import attribute, functionality, membership
 from splitguard.matrix.halves import image_halves, label_halves
 from splitguard.matrix.judged import Judged, wanted
+from splitguard.matrix.limits import candidate_limit
 from splitguard.matrix.record import Value
 from splitguard.metrics import (
     Blind,
@@ -32,7 +33,6 @@ from splitguard.metrics import (
     score_labels,
     train_outsider,
 )
-from splitguard.privacy import candidate_bound
 
 __all__ = ["WEAK", "Judged", "judge", "optimisation_ratio"]
 
@@ -178,21 +178,9 @@ def _choices(session: Session, attack: Attack, view: View, guess: Guess) -> Judg
     score = score_choices(choices, truth, n_candidates=count).as_dict()
     renamed = {"accuracy": "choice_accuracy", "accuracy_low": "choice_low", "accuracy_high": "choice_high"}
     values: dict[str, Value] = {renamed.get(name, name): value for name, value in score.items()}
-    values |= {"blind": score["chance"], "bound": _bound(session, view, count)}
+    values |= {"blind": score["chance"], "bound": candidate_limit(session, view.phase, count)}
     arrays = {"guess_choices": choices.numpy(), "truth_choices": truth.numpy()}
     return Judged(values, {}, arrays)
-
-
-def _bound(session: Session, view: View, candidates: int) -> float | None:
-    """What no attacker can beat; None without an accounted clip and Gaussian noise in this phase."""
-    sigma, releases = session.defense.noise_std(), session.releases(view.phase.value)
-    field_of = {Phase.TRAINING: "epsilon_rows", Phase.QUERY: "epsilon_query"}[view.phase]
-    for guarantee in session.guarantees:
-        stated = guarantee.channel == "inputs" and getattr(guarantee, field_of) is not None
-        if stated and "Gaussian" in guarantee.mechanism and guarantee.sensitivity and sigma > 0 and releases:
-            clip = guarantee.sensitivity / (2 if guarantee.adjacency == "replace-one" else 1)
-            return candidate_bound(candidates=candidates, sigma=sigma, clip=clip, releases=releases)
-    return None
 
 
 def _bytes(images: Tensor) -> npt.NDArray[np.uint8]:

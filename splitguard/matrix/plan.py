@@ -135,7 +135,9 @@ def make_plan(cells: Sequence[Resolved], store: Store | None = None, *, limit: i
     watching = [cell for cell, _ in todo if _seat(cell) is Seat.BESIDE]
     plan.trainings = _trainings([cell for cell, _ in todo], baselines, watching, store)
     riding = {rider.key() for t in plan.trainings for rider in t.riders}
-    plan.attacks = [(cell, phase) for cell, missing in todo if cell.key() not in riding for phase in missing]
+    after = [(cell, phase) for cell, missing in todo if cell.key() not in riding for phase in missing]
+    sessions = {cell.session_key(): number for number, (cell, _) in enumerate(after)}
+    plan.attacks = sorted(after, key=lambda attack: sessions[attack[0].session_key()])  # a session is opened once
     return plan
 
 

@@ -32,6 +32,10 @@ from splitguard.seeding import generator
 __all__ = ["AttackJob", "Done", "SessionJob", "failure"]
 
 
+#: The session that this worker attacked last.
+_opened: dict[Path, Session] = {}
+
+
 @dataclass(frozen=True)
 class Done:
     """What became of a job.
@@ -141,12 +145,13 @@ class AttackJob:
         return Done(self.cell.key(), self.cell.label(), trouble, time.perf_counter() - began)
 
     def _session(self, store: Store) -> Session:
-        return Session.load(
-            store.session(self.cell.session_key()),
-            module=_module(self.cell),
-            data=_data(self.cell),
-            defense=_defense(self.cell),
-        )
+        """The session, which stays open for the next attack on it: what an attack is shown, it leaves alone."""
+        folder = store.session(self.cell.session_key())
+        if folder not in _opened:
+            module, data, defense = _module(self.cell), _data(self.cell), _defense(self.cell)
+            _opened.clear()
+            _opened[folder] = Session.load(folder, module=module, data=data, defense=defense)
+        return _opened[folder]
 
 
 @dataclass(frozen=True)

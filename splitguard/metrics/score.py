@@ -199,16 +199,19 @@ def _lpips_distances(guess: Tensor, gallery: Tensor) -> Tensor | None:
         return None
 
 
-_LAST_GALLERY: list[tuple[Tensor, Tensor]] = []
+#: Member victims and query victims are scored in turn.
+_GALLERIES = 2
+_LAST_GALLERIES: list[tuple[Tensor, Tensor]] = []
 
 
 def _remembered(gallery: Tensor) -> Tensor:
     """The gallery's embedding, made once for a row of attacks on the same victims."""
-    for images, points in _LAST_GALLERY:
+    for images, points in _LAST_GALLERIES:
         if (images.dtype, images.device) == (gallery.dtype, gallery.device) and torch.equal(images, gallery):
             return points
-    _LAST_GALLERY[:] = [(gallery.clone(), lpips_embedding(gallery))]
-    return _LAST_GALLERY[0][1]
+    made = lpips_embedding(gallery)
+    _LAST_GALLERIES[:] = [(gallery.clone(), made), *_LAST_GALLERIES[: _GALLERIES - 1]]
+    return made
 
 
 def _class_scores(scores: Tensor, n: int, classes: int) -> Tensor:

@@ -163,8 +163,7 @@ def _settings(found: Any) -> dict[str, Any]:
 def check(name: str, *, as_json: bool) -> int:
     """Runs the contract of an attack or a defense; 1 if it does not pass."""
     from splitguard.api import ATTACKS, DEFENSES
-    from splitguard.contract import check_attack
-    from splitguard.contract_defense import check_defense
+    from splitguard.contract import check_attack, check_defense
 
     if name in ATTACKS:
         results = check_attack(name)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splitguard.engine.cut import legal_cuts
+from splitguard.engine.cut import legal_cuts, split
 from splitguard.engine.fed import FedServer
 from splitguard.engine.threat import Labels, Mode
 from splitguard.engine.train import train
@@ -190,6 +190,18 @@ def test_frozen_head_does_not_move_and_no_gradient_comes_down() -> None:
     for name, value in session.split.head.state_dict().items():
         assert torch.equal(value, snapshot[f"head.{name}"])
     assert session.aux_accuracy is not None
+
+
+def test_a_head_that_is_not_pretrained_is_the_random_one_it_was() -> None:
+    model, data = toys.lenet(), toys.data(2)
+    before = {name: value.clone() for name, value in split(model, ("conv2",)).head.state_dict().items()}
+    session = train(
+        model, data, training=Training(epochs=1, batch_size=8, head="frozen", pretrain_epochs=0), cut="conv2"
+    )
+    after = session.split.head.state_dict()
+    assert before
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert session.aux_accuracy is None
 
 
 def test_members_are_never_augmented() -> None:

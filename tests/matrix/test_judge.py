@@ -21,7 +21,7 @@ from splitguard.matrix.halves import image_halves, label_halves, positions
 from splitguard.matrix.judge import judge, optimisation_ratio
 from splitguard.metrics import blind_images, score_labels
 from splitguard.models import make_model
-from splitguard.privacy import candidate_bound
+from splitguard.privacy import candidate_bound, candidate_bound_pure
 from tests.engine import toys
 
 
@@ -173,6 +173,26 @@ def test_choices_are_scored_beside_their_bound() -> None:
         named = view.candidates[noisy.choices(view)]
         assert torch.equal(named, noisy.truth(view.ids).inputs)
         assert not torch.equal(view.candidates, noisy.truth(view.ids).inputs)  # their order tells nothing
+
+
+def test_a_pure_epsilon_bounds_choices_as_randomised_response_does() -> None:
+    noisy = session(defense=build_defense({"laplace": {"epsilon": 40}}))
+    (guarantee,) = noisy.guarantees
+    attack, bounds = GivenChoices(), []
+    for phase, epsilon in (("training", guarantee.epsilon_rows), ("query", guarantee.epsilon_query)):
+        assert epsilon is not None
+        view = noisy.view(attack, phase=phase)
+        right = judge(noisy, attack, view, Guess(view.ids, choices=noisy.choices(view))).values
+        assert right["bound"] == candidate_bound_pure(candidates=6, epsilon=epsilon)
+        bounds.append(epsilon)
+    assert bounds[1] < bounds[0]  # one query tells less than two sendings
+
+
+def test_the_weaker_adjacency_of_a_pure_epsilon_bounds_nothing_here() -> None:
+    noisy = session(defense=build_defense({"laplace": {"epsilon": 40, "adjacency": "zero-out"}}))
+    attack = GivenChoices()
+    view = noisy.view(attack)
+    assert judge(noisy, attack, view, Guess(view.ids, choices=noisy.choices(view))).values["bound"] is None
 
 
 def test_no_bound_without_an_account(plain: Session) -> None:

@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract that every registered attack passes: `splitguard check NAME`."""
+"""The contract that every registered attack passes."""
 
 from __future__ import annotations
 
 import copy
 import functools
-import inspect
-import json
 import math
-import re
 from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 
@@ -16,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from splitguard.api import ATTACKS, Attack, Goal, Labels
+from splitguard.contract.kept import described, survive_yaml, tried_all
 from splitguard.engine.beats import better_than_blind
 from splitguard.engine.promises import Broken, Check, need
 from splitguard.engine.trial import Run, Trial
-from splitguard.errors import MissingKnowledge, SplitguardError
-from splitguard.registry import settings_of
+from splitguard.errors import MissingKnowledge
 from splitguard.seeding import generator
 
-__all__ = ["Check", "check_attack", "promises", "tried"]
+__all__ = ["check_attack", "promises"]
 
 
 def check_attack(name: str) -> list[Check]:
@@ -42,9 +39,7 @@ def check_attack(name: str) -> list[Check]:
         UnknownName: if there is no such attack.
     """
     ATTACKS.get(name)
-    first, *others = promises(name).items()
-    built = tried(*first)
-    return [built, *(tried(*other) for other in others)] if built.passed else [built]
+    return tried_all(promises(name))
 
 
 def promises(name: str) -> dict[str, Callable[[], str]]:
@@ -52,8 +47,8 @@ def promises(name: str) -> dict[str, Callable[[], str]]:
     trial = Trial(functools.partial(quick, name))
     return {
         "builds with its defaults": functools.partial(builds, name),
-        "is described": functools.partial(described, name),
-        "settings survive YAML": functools.partial(survive_yaml, name),
+        "is described": functools.partial(described, ATTACKS, name),
+        "settings survive YAML": functools.partial(survive_yaml, ATTACKS, name),
         "answers for every victim, in range": lambda: answers(trial),
         "same generator, same answer": lambda: repeats(trial),
         "leaves global randomness alone": lambda: draws_alone(trial),
@@ -61,16 +56,6 @@ def promises(name: str) -> dict[str, Callable[[], str]]:
         "refuses a view without what it needs": lambda: refuses(trial),
         "better than a blind guess": lambda: beats_blind(trial),
     }
-
-
-def tried(what: str, promise: Callable[[], str]) -> Check:
-    """The outcome of one promise, whatever the attack raises."""
-    try:
-        return Check(what, True, promise())
-    except (Broken, SplitguardError) as error:
-        return Check(what, False, str(error))
-    except Exception as error:  # whatever else a plug-in raises is a finding too, not a failure of the contract
-        return Check(what, False, f"{type(error).__name__}: {error}")
 
 
 def builds(name: str) -> str:
@@ -82,30 +67,6 @@ def builds(name: str) -> str:
     for part in ("goal", "threat"):
         need(hasattr(attack, part), f"the class attribute {part} is missing")
     return repr(attack)
-
-
-def described(name: str) -> str:
-    """A docstring with a line for each setting; a version."""
-    attack = ATTACKS.build(name)
-    cls, settings = type(attack), list(settings_of(attack))
-    text = inspect.getdoc(cls) if cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}(") else ""
-    need(bool(text), "the class needs a docstring: a sentence, the formula, Args, the source")
-    lines = (text or "").partition("Args:")[2]
-    absent = [s for s in settings if not re.search(rf"^ +(\w+, )*{s}(, \w+)*: ", lines, re.MULTILINE)]
-    need(not absent, f"Args in the docstring leaves out {', '.join(absent)}")
-    need(type(cls.version) is int and cls.version >= 1, f"version must be a whole number from 1; got {cls.version!r}")
-    return ", ".join(settings) or "no settings"
-
-
-def survive_yaml(name: str) -> str:
-    """Written to YAML and read again, the settings build an equal attack."""
-    import yaml
-
-    own = settings_of(ATTACKS.build(name))
-    written = yaml.safe_dump({name: json.loads(json.dumps(own, allow_nan=False))}, default_flow_style=True)
-    again = settings_of(ATTACKS.build(yaml.safe_load(written)))
-    need(again == own, f"{own} came back as {again}")
-    return str(written.strip())
 
 
 def quick(name: str) -> Attack:
