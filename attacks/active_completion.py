@@ -33,7 +33,7 @@ class ActiveCompletion(Completion, ClientAttack):
     Args:
         gamma: strength; 0 is an honest client, to the bit.
         most: largest factor.
-        labelled: rows a class, at most, the known samples among them.
+        labelled: rows a class that known samples are filled up to; where more are known, all of them are used.
         queries: of a server; a client has its own head and needs none.
         layers: of the classifier, each BatchNorm, ReLU, linear; hidden ones have 128 units.
         finetune: trains a copy of the client's head along.

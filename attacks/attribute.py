@@ -27,6 +27,8 @@ Array = npt.NDArray[Any]
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 #: Auxiliary rows without which nothing can be learned and tested.
 ENOUGH = 10
+#: Rows asked twice to see whether the pipeline draws anything; a few, since a discrete draw often repeats itself.
+PROBED = 16
 
 
 @ATTACKS.add("attribute")
@@ -41,9 +43,10 @@ class Attribute(Attack):
     logistic regression at four strengths and a network with one hidden layer; the best by balanced accuracy on a fifth
     of the auxiliary rows is fitted again to all of them. Smashed data are first turned onto their principal components.
 
-    An attacker that is shown the victims' labels rules out every attribute that no auxiliary row of that label has,
-    unless it knows of a defense that changes labels. One that is adaptive learns from several answers to each row
-    where the defense draws noise.
+    An attacker that is shown the victims' labels rules out every attribute that no auxiliary row of that label has.
+    One that is adaptive learns from several answers to each row where the defense draws noise; and where the defense
+    changes labels it weighs each attribute by how likely it makes the label that was shown, or, where the defense does
+    not say how labels are drawn, reads none.
 
     Args:
         components: principal components kept, at most.
@@ -62,7 +65,7 @@ class Attribute(Attack):
 
     goal: ClassVar[Goal] = Goal.ATTRIBUTE
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.QUERY | Sees.AUX, (Party.SERVER,), uses=Sees.LABELS)
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Song, Shmatikov, Overlearning reveals sensitive attributes, ICLR 2020"
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"components": 32, "hidden": 16})
 
@@ -86,9 +89,9 @@ class Attribute(Attack):
         turn = _Turn.of(answers[0], self.components)
         inputs = [turn(a) for a in answers]
         seen = view.releases.last(view.ids).labels
-        told = seen is not None and not (view.adaptive and view.defense.overrides("on_labels"))
+        changed = view.adaptive and view.defense.overrides("on_labels")
+        told = _told(known.labels, known.attributes, view.classes, values)
         held = max(len(known) // 5, 2)
-        allowed = _allowed(known.labels, known.attributes, view.classes, values)
         draw = int(torch.randint(2**31, (1,), generator=generator))
         tries = [_Probe(strength=c) for c in STRENGTHS]
         tries += [_Probe(hidden=self.hidden, draw=draw)] if self.hidden else []
@@ -96,13 +99,14 @@ class Attribute(Attack):
         for probe in tries:
             probe.fit([x[held:] for x in inputs], known.attributes[held:])
             scores = probe.scores(inputs[0][:held], values)
-            scores = scores + allowed[known.labels[:held]] if told else scores
+            scores = scores if seen is None or changed else scores + _log(told)[known.labels[:held]]
             reached.append(balanced_accuracy(scores.argmax(1), known.attributes[:held]) or 0.0)
         best = tries[int(np.argmax(reached))]
         best.fit(inputs, known.attributes)
         scores = best.scores(turn(sent.smashed), values)
-        if told and seen is not None:
-            scores = scores + allowed[seen]
+        law = view.defense.label_law() if changed else None
+        if seen is not None and (law is not None or not changed):
+            scores = scores + _log(told if law is None else law.T @ told)[seen]
         return Guess(
             view.ids,
             labels=scores.argmax(1),
@@ -120,7 +124,7 @@ class Attribute(Attack):
         def mean(count: int) -> Tensor:
             return sum((view.query(inputs, generator) for _ in range(count - 1)), view.query(inputs, generator)) / count
 
-        probe = inputs[:2]
+        probe = inputs[:PROBED]
         noisy = view.adaptive and not torch.equal(view.query(probe, generator), view.query(probe, generator))
         count, draws = (times, self.draws) if noisy else (1, 1)
         return [mean(count) for _ in range(draws)], 2 * len(probe) + count * draws * len(inputs)
@@ -181,9 +185,14 @@ class _Probe:
         return out
 
 
-def _allowed(labels: Tensor, attributes: Tensor, classes: int, values: int) -> Tensor:
-    """(K, A): 0 where an auxiliary row has that label and attribute, -1000 elsewhere; 0 for a label without rows."""
-    pairs = torch.zeros(classes, values, dtype=torch.bool)
-    pairs[labels, attributes] = True
-    pairs[~pairs.any(1)] = True
-    return torch.where(pairs, 0.0, -1000.0).double()
+def _told(labels: Tensor, attributes: Tensor, classes: int, values: int) -> Tensor:
+    """(K, A): the share of each label among auxiliary rows of an attribute; even for an attribute without rows."""
+    pairs = torch.zeros(classes, values, dtype=torch.float64)
+    pairs.index_put_((labels, attributes), torch.ones(len(labels), dtype=torch.float64), accumulate=True)
+    pairs[:, pairs.sum(0) == 0] = 1
+    return pairs / pairs.sum(0)
+
+
+def _log(shares: Tensor) -> Tensor:
+    """Logarithms, -1000 for what does not occur: no probe is as sure of anything."""
+    return torch.where(shares > 0, shares.log(), -1000.0)

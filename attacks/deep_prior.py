@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -16,12 +16,16 @@ from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, Par
 from splitguard.building.heads import spread
 from splitguard.building.likelihood import JointLikelihood
 from splitguard.building.priors import total_variation
+from splitguard.building.simulate import unaware
 from splitguard.building.skipnet import make_skip_nets
+from splitguard.metrics import ssim
 
 #: Up to this share of the steps, the input's noise is this share of ``jitter``; afterwards there is none.
 SCHEDULE = ((0.5, 1.0), (0.75, 0.2), (0.875, 0.1))
 #: Over the last share of the steps the loss gained less than this share of it: at rest.
 LAST, GAIN = 0.2, 0.01
+#: Auxiliary images that play victims where there are two ways to go.
+PRETENDED = 4
 
 
 @ATTACKS.add("deep-prior")
@@ -37,8 +41,12 @@ class DeepPrior(Attack):
     as it was when its misfit first fell to what the defense's noise alone explains, which is measured on auxiliary
     images sent through the same heads; without noise, the image of the least loss.
 
+    An attacker that is not adaptive takes the last release alone and knows of no defense. Against a defense that
+    changes what is sent, an adaptive one first recovers 4 auxiliary images both ways, and goes on with the better.
+
     Args:
-        steps: of Adam at most; fewer where every victim has reached what noise explains.
+        steps: of Adam at most; fewer where every victim has reached what noise explains. Each way that is tried on
+            auxiliary images takes as many more.
         lr: of Adam.
         width: channels of the outermost of the network's levels; each further one has twice as many.
         levels: at most; fewer for small images (three at 28x28 pixels).
@@ -69,10 +77,11 @@ class DeepPrior(Attack):
     releases: int = 4
     aux: int = 256
     batch: int = 16
+    _plain: tuple[View, JointLikelihood] | None = field(default=None, init=False, repr=False, compare=False)
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.HEAD | Sees.AUX, (Party.SERVER,))
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Ulyanov, Vedaldi, Lempitsky, Deep image prior, CVPR 2018"
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"steps": 40, "width": 8, "levels": 2, "releases": 1})
 
@@ -94,6 +103,7 @@ class DeepPrior(Attack):
         began = time.perf_counter()
         view.need(self.threat.needs)
         problem, known = JointLikelihood.of(view, releases=self.releases), spread(view.aux.inputs, self.aux)
+        problem, spent = self._better(problem, view, known, generator)
         enough = self._explained_by_noise(problem, known, generator)
         images, steps, rested = [], 0, True
         for chosen in torch.split(torch.arange(problem.victims), self.batch):
@@ -103,17 +113,39 @@ class DeepPrior(Attack):
         return Guess(
             ids=view.ids,
             images=torch.cat(images),
-            budget=Budget(steps=steps, aux=len(known), seconds=time.perf_counter() - began),
+            budget=Budget(steps=steps + spent, aux=len(known), seconds=time.perf_counter() - began),
             converged=rested,
+            settings={"adaptive": view.adaptive and self._plain is None},
         )
 
     def objective(self, view: View, images: Tensor) -> Tensor:
-        """(N,): L at ``images`` (N, *in)."""
+        """(N,): L at ``images`` (N, *in), as the last run chose it."""
         problem, known = JointLikelihood.of(view, releases=self.releases), spread(view.aux.inputs, self.aux)
+        if self._plain is not None and self._plain[0] is view:
+            problem = self._plain[1]
         parts = torch.split(torch.arange(problem.victims), self.batch)
         with torch.no_grad():
             terms = [self._terms(problem.of_victims(c), known)(images[c]) for c in parts]
         return torch.cat([misfit + rough for misfit, rough in terms])
+
+    def _better(
+        self, problem: JointLikelihood, view: View, known: Tensor, generator: torch.Generator
+    ) -> tuple[JointLikelihood, int]:
+        """What was sent, as an attacker sees it with or without the defense, and the steps that the choice took."""
+        self._plain, static = None, unaware(view)
+        if static is None:
+            return problem, 0
+        plain = JointLikelihood.of(static, releases=1)
+        truth, reached, spent = spread(known, min(PRETENDED, problem.victims)), [], 0
+        for way in (problem, plain):
+            sent = way.pretend(truth, generator, by=view)
+            enough = self._explained_by_noise(sent, known, generator)
+            found, steps, _ = self._fit(sent, enough, known, generator)
+            reached.append(float(ssim(found, truth).mean()))
+            spent += steps
+        if reached[1] > reached[0]:
+            problem, self._plain = plain, (view, plain)
+        return problem, spent
 
     def _terms(self, sent: JointLikelihood, known: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """The function from inputs (N, *in) to the two terms of L, misfit (N,) and prior (N,)."""

@@ -35,7 +35,8 @@ class FORA(Beside):
 
     The server's layers, labels and gradients are not used: who owns the labels makes no difference. A distribution may
     be met in more ways than one: where images are as likely as their negatives, say, f~ may settle on the negatives.
-    An attacker that is not adaptive takes q for the identity.
+    An attacker that is not adaptive takes q for the identity; an adaptive one tries that for the decoder too, see
+    `Beside.decoded`.
 
     Args:
         a: weight of the discrepancy against the critic, in [0, 1].
@@ -49,7 +50,7 @@ class FORA(Beside):
         critic_lr: Adam's step size for D.
         batch_size: rows a step after the session, and images a step of the decoder.
         keep: rows of smashed data that are kept for the steps after the session, the latest ones.
-        decode: optimizer steps of the decoder.
+        decode: optimizer steps of the decoder, and of each one that is tried.
         decoder_width: its channels.
         aux: auxiliary samples, at most.
 
@@ -73,7 +74,7 @@ class FORA(Beside):
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.AUX, (Party.SERVER,))
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Xu et al., Feature-oriented reconstruction attack, CVPR 2024"
     # A critic needs more than the contract's few exchanges before it guides; there the discrepancy leads.
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(
@@ -131,5 +132,5 @@ class FORA(Beside):
         began = time.perf_counter()
         view.need(self.threat.needs)
         nets = self.finished(view, generator)
-        images = self.decoded(view, nets, generator)
-        return Guess(view.ids, images=images, budget=self.spent(view, nets.steps + self.decode, began))
+        images, steps = self.decoded(view, nets, generator)
+        return Guess(view.ids, images=images, budget=self.spent(view, nets.steps + steps, began))

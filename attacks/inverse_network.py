@@ -6,9 +6,9 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from splitguard.metrics import ssim
 
 #: Folds of the linear guess, and rows each is fitted to at most.
 FOLDS, ROWS = 3, 600
+#: Images asked twice to see whether the pipeline draws anything; a few, since a discrete draw often repeats itself.
+PROBED = 16
 
 
 @ATTACKS.add("inverse-network")
@@ -36,7 +38,9 @@ class InverseNetwork(Attack):
     where the head moved between them, it reads the last one, which the deployed head resembles most. A tenth of the
     auxiliary images is kept aside, and the decoder of the best epoch on them is used.
 
-    An attacker that is not adaptive asks once, trains on that one draw of the noise, and reads the last release.
+    An attacker that is not adaptive asks once, trains on that one draw of the noise, and reads the last release. Where
+    the pipeline draws noise, an adaptive one trains that decoder too, and uses the one that does better on the images
+    kept aside; both are counted.
 
     Args:
         steps: optimizer steps, at most.
@@ -62,7 +66,7 @@ class InverseNetwork(Attack):
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.QUERY | Sees.AUX, (Party.SERVER,))
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019"
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"steps": 60})
 
@@ -77,31 +81,38 @@ class InverseNetwork(Attack):
         """(N, *in) in [0, 1]."""
         began = time.perf_counter()
         view.need(self.threat.needs)
-        sent, times = _sent(view)
         known = view.aux.inputs[torch.randperm(len(view.aux), generator=generator)[: self.aux]]
         if len(known) < 10:
             raise BadSetting(f"inverse-network needs at least 10 auxiliary images; got {len(known)}")
         aside = max(len(known) // 10, 4)
         held, used = known[:aside], known[aside:]
-        ask = _Pipeline(view, times, generator)
-        decoder = make_decoder(
-            view.cut_shapes[0], view.input_shape, width=self.width, blocks=self.blocks, generator=generator
-        )
-        decoder, linear, steps, best = self._train(decoder, used, held, ask, generator)
+        ask = _Pipeline(view, generator)
+        found = self._train(_sent(view), used, held, ask, generator)
+        steps = found.steps
+        if ask.fresh:
+            ask.fresh = False
+            plain = self._train(_sent(replace(view, adaptive=False)), used, held, ask, generator)
+            steps += plain.steps
+            found = min(found, plain, key=lambda trained: trained.loss)
+        sent = found.sent.to(known)
         with torch.no_grad():
-            images = torch.cat([decoder(part, linear(part)) for part in torch.split(sent.to(known), 256)]).clamp(0, 1)
+            images = [found.decoder(part, found.linear(part)) for part in torch.split(sent, 256)]
         return Guess(
             view.ids,
-            images=images,
+            images=torch.cat(images).clamp(0, 1),
             budget=Budget(steps=steps, queries=ask.queries, aux=len(known), seconds=time.perf_counter() - began),
-            settings={"best_epoch": best, "releases_averaged": times},
+            settings={"best_epoch": found.epoch, "releases_averaged": found.times, "fresh_noise": found.fresh},
         )
 
     def _train(
-        self, decoder: Decoder, used: Tensor, held: Tensor, ask: _Pipeline, generator: torch.Generator
-    ) -> tuple[Decoder, CrossFitted, int, int]:
-        """The decoder of the best epoch, the linear guess below it, the steps spent, and which epoch it was."""
-        tests, answers = ask(held), ask(used)
+        self, sent: tuple[Tensor, int], used: Tensor, held: Tensor, ask: _Pipeline, generator: torch.Generator
+    ) -> _Trained:
+        """The decoder of the best epoch, for smashed data that are means of so many releases."""
+        decoder = make_decoder(
+            ask.view.cut_shapes[0], ask.view.input_shape, width=self.width, blocks=self.blocks, generator=generator
+        )
+        times = sent[1] if ask.fresh else 1
+        tests, answers = ask(held, times), ask(used, times)
         linear = CrossFitted.fit(answers, used, torch.arange(len(used)) % FOLDS, rows=ROWS)
         guesses = linear.of_rows(answers)
         decoder.standardise(answers)
@@ -110,7 +121,7 @@ class InverseNetwork(Attack):
         best, least, chosen, epoch, step = copy.deepcopy(decoder), self._held_out(decoder, linear, tests, held), 0, 0, 0
         while step < self.steps:
             if epoch and ask.fresh:
-                answers = ask(used)
+                answers = ask(used, times)
                 guesses = linear.of_rows(answers)
             order = torch.randperm(len(used), generator=generator)
             for batch in torch.split(order, self.batch_size)[: self.steps - step]:
@@ -124,7 +135,7 @@ class InverseNetwork(Attack):
             reached = self._held_out(decoder, linear, tests, held)
             if reached < least:
                 best, least, chosen = copy.deepcopy(decoder), reached, epoch
-        return best.eval(), linear, step, chosen
+        return _Trained(best.eval(), linear, *sent, fresh=ask.fresh, steps=step, epoch=chosen, loss=least)
 
     def _loss(self, images: Tensor, truth: Tensor) -> Tensor:
         loss = mse_loss(images, truth)
@@ -145,22 +156,37 @@ def _sent(view: View) -> tuple[Tensor, int]:
     return rows.smashed.view(len(view.ids), times, *rows.smashed.shape[1:]).mean(1), times
 
 
-class _Pipeline:
-    """Means of ``times`` answers of the deployed pipeline; counts the queries."""
+class _Trained(NamedTuple):
+    """A decoder and the linear guess below it, what it reads, and how it came about.
 
-    def __init__(self, view: View, times: int, generator: torch.Generator) -> None:
-        self._view, self._times, self._generator = view, times, generator
-        probe = view.aux.inputs[:2]
+    ``sent`` (N, *cut) are means of ``times`` releases; ``loss`` is that on images kept aside.
+    """
+
+    decoder: Decoder
+    linear: CrossFitted
+    sent: Tensor
+    times: int
+    fresh: bool
+    steps: int
+    epoch: int
+    loss: float
+
+
+class _Pipeline:
+    """Means of answers of the deployed pipeline; counts the queries."""
+
+    def __init__(self, view: View, generator: torch.Generator) -> None:
+        self.view, self._generator = view, generator
+        probe = view.aux.inputs[:PROBED]
         first, second = (view.query(probe, generator) for _ in range(2))
         #: Whether asking again gives another answer, and this attacker makes use of it.
         self.fresh = view.adaptive and not torch.equal(first, second)
         self.queries = 2 * len(probe)
 
-    def __call__(self, inputs: Tensor) -> Tensor:
-        """(N, *cut)."""
-        times = self._times if self.fresh else 1
-        answers = self._view.query(inputs, self._generator)
+    def __call__(self, inputs: Tensor, times: int) -> Tensor:
+        """(N, *cut), each the mean of ``times`` answers."""
+        answers = self.view.query(inputs, self._generator)
         for _ in range(times - 1):
-            answers = answers + self._view.query(inputs, self._generator)
+            answers = answers + self.view.query(inputs, self._generator)
         self.queries += times * len(inputs)
         return answers / times

@@ -29,7 +29,7 @@ class ModelCompletion(Completion, Attack):
     maps are the other versions that MixMatch asks for.
 
     Args:
-        labelled: rows a class, at most, the known samples among them.
+        labelled: rows a class that known samples are filled up to; where more are known, all of them are used.
         queries: lets a server, too, add auxiliary rows, by what the deployed pipeline answers to them. That pays where
             the head is frozen; one that trained on has left the recorded rows behind.
         layers: of h, each BatchNorm, ReLU, linear; hidden ones have 128 units.

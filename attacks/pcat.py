@@ -35,15 +35,14 @@ class PCAT(Beside):
         min_f~  CE(t~(g(q(f~(x)))), y) + match MMD^2(q(f~(x)), z) + what the defense adds to a client's loss
 
     with (x, y) auxiliary samples, z the smashed data that has just arrived, q a fresh draw of the defense, and t~ a
-    pseudo-tail that learns along where labels stay at the client; else there is none. Only f~ and t~ are trained. Then
-    a decoder D is trained on pairs (q(f~(x)), x), and x_hat = D(z), refined, if asked, by descent on
-    ``||q(f~(x)) - z||^2`` within [0, 1].
+    pseudo-tail that learns along where labels stay at the client. Only f~ and t~ are trained. Then a decoder D is
+    trained on pairs (q(f~(x)), x), and x_hat = D(z), refined, if asked, by descent on ``||q(f~(x)) - z||^2``.
 
     Where labels are seen, each auxiliary sample has the label of a victim in the batch, and training begins when the
     victims' smoothed loss has fallen from its highest value; else it begins at once. After the session f~ goes on with
     the final body and the smashed data that came last.
 
-    An attacker that is not adaptive takes q for the identity.
+    An attacker that is not adaptive takes q for the identity; an adaptive one tries that for D, see `Beside.decoded`.
 
     Args:
         live: learns while the session runs; off is the paper's vanilla-PCAT, with the final body alone.
@@ -57,7 +56,7 @@ class PCAT(Beside):
         lr: Adam's step size for f~ and t~.
         batch_size: rows a step after the session, and images a step of the decoder.
         keep: rows of smashed data that are kept for the steps after the session, the latest ones.
-        decode: optimizer steps of the decoder.
+        decode: optimizer steps of the decoder, and of each one that is tried.
         decoder_width: its channels.
         finetune: evaluations of the refinement a victim; 0 leaves it out.
         aux: auxiliary samples, at most.
@@ -84,7 +83,7 @@ class PCAT(Beside):
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.BODY | Sees.AUX, (Party.SERVER,), uses=Sees.LABELS)
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Gao, Zhang, PCAT, USENIX Security 2023"
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"steps": 2, "finish": 40, "width": 16, "decode": 40, "batch_size": 16}
@@ -132,7 +131,8 @@ class PCAT(Beside):
         began = time.perf_counter()
         view.need(self.threat.needs)
         nets = self.finished(view, generator)
-        images, steps, rested = self.decoded(view, nets, generator), nets.steps + self.decode, None
+        (images, steps), rested = self.decoded(view, nets, generator), None
+        steps += nets.steps
         if self.finetune:
             client, smashed = nets["client"], Sent.of(view).smashed.to(images)
 

@@ -20,6 +20,7 @@ from splitguard.building.optimise import Optimum, optimise_inputs
 from splitguard.building.priors import Spectrum
 from splitguard.building.shadow import through_shadow
 from splitguard.building.shadow_training import ShadowTraining
+from splitguard.building.simulate import RELEASE, unaware
 from splitguard.metrics import ssim
 
 #: Slacks tried in tuning: a shadow is wrong by far more than a head that is known.
@@ -44,6 +45,9 @@ class QueryFree(Attack):
 
     In u-shaped the server lacks the last layers: a linear one of its own takes their place and is trained with s.
 
+    An attacker that is not adaptive takes d for the identity and adds no penalty. Where there is a defense, an adaptive
+    one trains such a shadow too, when it tunes, and goes on with the one that recovers more.
+
     Args:
         train_steps: of Adam on the shadow.
         lr: its largest step size, falling to 0 along a half cosine.
@@ -54,7 +58,7 @@ class QueryFree(Attack):
         slack: the relative variance of a match; tuning replaces it.
         tune: chooses ``slack`` among 1, 0.3, 0.1 and 0.03 by the SSIM reached on 8 auxiliary images kept aside, sent
             through a second shadow with other first weights: two shadows differ about as much as one does from the
-            client's head. It doubles the training.
+            client's head. It doubles the training, and a shadow that knows of no defense makes that three times.
         aux: auxiliary rows, at most.
         batch: victims inverted at once; it bounds memory.
 
@@ -78,7 +82,7 @@ class QueryFree(Attack):
     threat: ClassVar[Threat] = Threat(
         Sees.SMASHED | Sees.BODY | Sees.ARCHITECTURE | Sees.AUX, (Party.SERVER,), uses=Sees.LABELS
     )
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019"
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"train_steps": 150, "steps": 30, "tune": False})
 
@@ -104,10 +108,18 @@ class QueryFree(Attack):
             raise BadSetting(f"query-free needs at least {4 * PRETENDED} auxiliary rows; got {len(rows)}")
         aside, used = rows[:PRETENDED], rows[PRETENDED:]
         prior, problem = Spectrum.fit(used.inputs), self._problem(view, used, generator)
-        slack, spent = self.slack, self._training.spent
+        slack, spent, static = self.slack, self._training.spent, None
         if self.tune:
-            slack, more = self._best_slack(view, problem, aside.inputs, used, prior, generator)
+            twin = self._problem(view, used, generator)
+            slack, reached, more = self._best_slack(problem, twin, aside.inputs, used, prior, generator)
             spent += self._training.spent + more
+            static = unaware(view, (*RELEASE, "penalty"))
+        if static is not None:
+            plain = self._problem(static, used, generator)
+            other, without, more = self._best_slack(plain, twin, aside.inputs, used, prior, generator)
+            spent += self._training.spent + more
+            if without > reached:
+                problem, slack = plain, other
         found = [
             self._invert(problem.of_victims(part), prior, used.inputs, slack, self.steps, generator)
             for part in torch.split(torch.arange(problem.victims), self.batch)
@@ -121,7 +133,7 @@ class QueryFree(Attack):
                 seconds=time.perf_counter() - began,
             ),
             converged=all(optimum.converged for optimum in found),
-            settings={"slack": slack},
+            settings={"slack": slack, "adaptive": problem.view.adaptive},
         )
 
     def _problem(self, view: View, used: Rows, generator: torch.Generator) -> JointLikelihood:
@@ -136,23 +148,25 @@ class QueryFree(Attack):
 
     def _best_slack(
         self,
-        view: View,
         problem: JointLikelihood,
+        twin: JointLikelihood,
         truth: Tensor,
         used: Rows,
         prior: Spectrum,
         generator: torch.Generator,
-    ) -> tuple[float, int]:
-        """The slack that recovers images sent through another shadow best, all of `GRID` at once, and the steps."""
+    ) -> tuple[float, float, int]:
+        """The slack that recovers images sent through a twin best, all of `GRID` at once, how well, and the steps."""
         truth = truth[: problem.victims]
-        twin = self._problem(view, used, generator).pretend(truth, generator)
-        every = replace(problem.of_victims(torch.arange(len(truth))), smashed=twin.smashed).repeat(len(GRID))
+        part = problem.of_victims(torch.arange(len(truth)))
+        shown = replace(twin, owner=part.owner, head=part.head, count=part.count, victims=part.victims)
+        every = replace(part, smashed=shown.pretend(truth, generator).smashed).repeat(len(GRID))
         slacks = torch.tensor(GRID, dtype=truth.dtype).repeat_interleave(len(truth))
         found = self._invert(every, prior, used.inputs, slacks, max(int(SHARE * self.steps), 1), generator)
         wanted = truth.repeat(len(GRID), *[1] * (truth.ndim - 1))
         error = (found.inputs - wanted).square().flatten(1).mean(1)
         good = ssim(found.inputs, wanted) if truth.ndim == 4 else -error
-        return GRID[int(good.view(len(GRID), -1).mean(1).argmax())], found.steps
+        means = good.view(len(GRID), -1).mean(1)
+        return GRID[int(means.argmax())], float(means.max()), found.steps
 
     def _invert(
         self,

@@ -17,6 +17,7 @@ from splitguard.building.likelihood import JointLikelihood
 from splitguard.building.linear import LinearInverse
 from splitguard.building.optimise import optimise_inputs
 from splitguard.building.priors import Spectrum, total_variation
+from splitguard.building.simulate import unaware
 from splitguard.metrics import ssim
 
 Loss = Callable[[Tensor], Tensor]
@@ -38,7 +39,8 @@ class WhiteBoxInversion(Attack):
     noise that is the posterior of the input, over all releases at once. It starts from the better of the mean auxiliary
     image and a linear guess, and takes quasi-Newton steps scaled by the covariance of auxiliary images.
 
-    An attacker that is not adaptive takes the last release alone and knows of no defense.
+    An attacker that is not adaptive takes the last release alone and knows of no defense. Against a defense that
+    changes what is sent, tuning tries that too, and the attack goes on with what recovers pseudo-victims better.
 
     Args:
         steps: evaluations of the loss and its gradient a victim, at most; it stops when all is at rest.
@@ -49,7 +51,8 @@ class WhiteBoxInversion(Attack):
         prior: ``spectrum``, a Gaussian with the covariance of auxiliary images, or ``tv``, squared total variation, in
             units of its mean over auxiliary images.
         tune: chooses ``slack`` among 0.1, 0.01 and 0.001 by the SSIM it reaches on 4 auxiliary pseudo-victims, sent
-            through the same heads and a fresh draw of the defense, in one batched run of at most 0.3 ``steps``.
+            through the same heads and a fresh draw of the defense, in one batched run of at most 0.3 ``steps``, and in
+            another one without knowledge of the defense, if there is any.
         aux: auxiliary rows, at most, behind the prior, the linear guess and the tuning.
         memory: curvature pairs kept a victim.
         batch: victims optimised at once; it bounds memory.
@@ -68,10 +71,11 @@ class WhiteBoxInversion(Attack):
     batch: int = 64
     _tuned: float | None = field(default=None, init=False, repr=False, compare=False)
     _last: tuple[View, JointLikelihood] | None = field(default=None, init=False, repr=False, compare=False)
+    _plain: tuple[View, JointLikelihood] | None = field(default=None, init=False, repr=False, compare=False)
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.HEAD | Sees.AUX, (Party.SERVER,))
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019"
 
     def __post_init__(self) -> None:
@@ -89,9 +93,20 @@ class WhiteBoxInversion(Attack):
         pretended, rest = _pseudo_victims(known, len(view.ids))
         spectrum = Spectrum.fit(rest)
         first = _Start(problem, rest, generator)
-        self._tuned, spent = None, 0
+        self._tuned, self._plain, spent = None, None, 0
         if self.tune and len(pretended):
-            self._tuned, spent = self._best_slack(problem.pretend(pretended, generator), pretended, spectrum, first)
+            self._tuned, reached, spent = self._best_slack(
+                problem.pretend(pretended, generator), pretended, spectrum, first
+            )
+            static = unaware(view)
+            if static is not None:
+                plain = JointLikelihood.of(static, releases=1)
+                sent = plain.pretend(pretended, generator, by=view)
+                other = _Start(plain, rest, generator)
+                slack, without, more = self._best_slack(sent, pretended, spectrum, other)
+                spent += more
+                if without > reached:
+                    problem, first, self._tuned, self._plain = plain, other, slack, (view, plain)
         images, steps, rested = [], 0, True
         for chosen in torch.split(torch.arange(problem.victims), self.batch):
             part = problem.of_victims(chosen)
@@ -106,12 +121,14 @@ class WhiteBoxInversion(Attack):
             images=torch.cat(images),
             budget=Budget(steps=steps + spent, aux=len(known), seconds=time.perf_counter() - began),
             converged=rested,
-            settings={"slack": self._slack},
+            settings={"slack": self._slack, "adaptive": view.adaptive and self._plain is None},
         )
 
     def objective(self, view: View, images: Tensor) -> Tensor:
-        """(N,): L at ``images`` (N, *in), with the slack that the last run tuned."""
+        """(N,): L at ``images`` (N, *in), as the last run chose it."""
         problem, known = self._problem(view)
+        if self._plain is not None and self._plain[0] is view:
+            problem = self._plain[1]
         _, rest = _pseudo_victims(known, len(view.ids))
         spectrum = Spectrum.fit(rest)
         parts = torch.split(torch.arange(problem.victims), self.batch)
@@ -141,8 +158,10 @@ class WhiteBoxInversion(Attack):
 
         return loss
 
-    def _best_slack(self, sent: JointLikelihood, truth: Tensor, spectrum: Spectrum, first: _Start) -> tuple[float, int]:
-        """The slack that recovers pseudo-victims best, all of `GRID` tried at once, and the steps it took."""
+    def _best_slack(
+        self, sent: JointLikelihood, truth: Tensor, spectrum: Spectrum, first: _Start
+    ) -> tuple[float, float, int]:
+        """The slack that recovers pseudo-victims best, all of `GRID` tried at once, how well, and the steps it took."""
         every = sent.repeat(len(GRID))
         slacks = torch.tensor(GRID, dtype=truth.dtype).repeat_interleave(len(truth))
         loss = self._loss(every, spectrum, first.known, slacks)
@@ -151,7 +170,8 @@ class WhiteBoxInversion(Attack):
         wanted = truth.repeat(len(GRID), *[1] * (truth.ndim - 1))
         error = (found.inputs - wanted).square().flatten(1).mean(1)
         good = ssim(found.inputs, wanted) if truth.ndim == 4 else -error
-        return GRID[int(good.view(len(GRID), -1).mean(1).argmax())], found.steps
+        means = good.view(len(GRID), -1).mean(1)
+        return GRID[int(means.argmax())], float(means.max()), found.steps
 
 
 def _pseudo_victims(known: Tensor, victims: int) -> tuple[Tensor, Tensor]:

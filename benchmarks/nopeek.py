@@ -32,7 +32,7 @@ def measured(seed: int, weight: float) -> tuple[float, float, float]:
     data = load({"fashion-mnist": ROWS}, seed=seed)
     network = make_model("lenet", input_shape=data.input_shape, classes=data.classes, seed=seed)
     defense = DEFENSES.build({"nopeek": {"weight": weight}})
-    training = Training(epochs=5, optimizer={"name": "sgd", "lr": 0.05, "momentum": 0.9})
+    training = Training(epochs=5, optimizer={"name": "adam", "lr": 0.001})
     session = train(network, data, cut="conv2", defense=defense, training=training, seed=seed)
     attack = ATTACKS.build("white-box-inversion")
     view = session.view(attack, phase="query")

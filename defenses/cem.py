@@ -66,6 +66,7 @@ class Cem(Defense):
 
     paper: ClassVar[str] = "Xia et al., Conditional entropy maximization, CVPR 2025"
     per_sample: ClassVar[bool] = True
+    noise_law: ClassVar[str] = "gaussian"
     acts: ClassVar[str] = "training loss and smashed data"
     null: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0, "sigma": 0.0}
     breakers: ClassVar[tuple[Spec, ...]] = (

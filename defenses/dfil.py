@@ -58,6 +58,7 @@ class DFIL(Defense):
 
     paper: ClassVar[str] = "Maeng et al., Bounding the invertibility of instance encoding, NeurIPS 2023"
     per_sample: ClassVar[bool] = True
+    noise_law: ClassVar[str] = "gaussian"
     acts: ClassVar[str] = "smashed data"
     null: ClassVar[Mapping[str, Any] | None] = {"target": 0.0}
     breakers = ("white-box-inversion", "inverse-network", "deep-prior")

@@ -73,6 +73,7 @@ class Gaussian(NoisyRelease):
     null: ClassVar[Mapping[str, Any] | None] = {"sigma": 0.0, "clip": "none"}
     breakers = ("candidate-match", "white-box-inversion", "inverse-network")
     order: ClassVar[int] = 2
+    noise_law: ClassVar[str] = "gaussian"
     scale_name: ClassVar[str] = "sigma"
     spread: ClassVar[float] = 1.0
 

@@ -64,6 +64,8 @@ class LabelDp(Defense):
     per_sample: ClassVar[bool] = True
     acts: ClassVar[str] = "labels"
     breakers: ClassVar[tuple[Spec, ...]] = (
+        "stated-labels",
+        {"stated-labels": {"prior": "aux"}},
         "similarity-smashed",
         "model-completion",
         "similarity",
@@ -119,6 +121,10 @@ class LabelDp(Defense):
             drawn = torch.multinomial(law, 1, generator=generator)[:, 0].tolist()
             self._answers |= dict(zip(new, drawn, strict=True))
         return torch.tensor([self._answers[row] for row in ids], dtype=labels.dtype, device=labels.device)
+
+    def label_law(self) -> Tensor | None:
+        """(K, K) float64, from `splitguard.privacy.response`; None before `bind`."""
+        return self._table
 
     def privacy(self) -> tuple[Guarantee, ...]:
         """One statement about the labels."""

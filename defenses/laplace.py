@@ -71,6 +71,7 @@ class Laplace(NoisyRelease):
     null: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0, "clip": "none"}
     breakers = ("candidate-match", "white-box-inversion", "inverse-network")
     order: ClassVar[int] = 1
+    noise_law: ClassVar[str] = "laplace"
     scale_name: ClassVar[str] = "scale"
     spread: ClassVar[float] = 2**0.5
 

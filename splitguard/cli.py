@@ -148,7 +148,9 @@ def estimate(
     defense: Annotated[str | None, typer.Argument(help="A defense by name.")] = None,
     module: Annotated[str | None, typer.Option(help="One from elsewhere: package.file:Class.")] = None,
     set_: Settings = None,
+    channel: Annotated[str | None, typer.Option(help="inputs or labels; the one it claims, unless given.")] = None,
     shape: Annotated[str, typer.Option(help="Of one row's smashed data, as in 16x7x7.")] = "4x2x2",
+    classes: Annotated[int, typer.Option(help="Of the task, for labels.")] = 10,
     batch: Annotated[int, typer.Option(help="Rows in a batch, as deployed.")] = 32,
     releases: Annotated[int, typer.Option(help="T of a row.")] = 4,
     trials: Annotated[int, typer.Option(help="Of each side of each world; more can show more.")] = 1000,
@@ -159,8 +161,8 @@ def estimate(
     from splitguard.terminal import estimating
 
     stands = estimating.estimate(
-        defense, module, set_ or [], shape_text=shape, batch=batch, releases=releases, trials=trials, seed=seed,
-        as_json=json,
+        defense, module, set_ or [], channel=channel, shape_text=shape, classes=classes, batch=batch,
+        releases=releases, trials=trials, seed=seed, as_json=json,
     )  # fmt: skip
     raise typer.Exit(0 if stands else 1)
 

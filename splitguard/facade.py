@@ -48,9 +48,10 @@ class Trained(Session):
         phase: str = "training",
         profile: Profile = Profile.HEAD_KNOWN,
         adaptive: bool = True,
+        known: int | None = None,
     ) -> View:
         """As `Session.view`; `score` takes a guess to answer the latest one."""
-        view = super().view(attack, phase=phase, profile=profile, adaptive=adaptive)
+        view = super().view(attack, phase=phase, profile=profile, adaptive=adaptive, known=known)
         self._asked = (attack, view)
         return view
 

@@ -186,6 +186,13 @@ def test_a_false_claim_from_outside_is_found_and_a_true_one_is_not(
     assert json.loads(true.out)["claim"]["epsilon"] == pytest.approx(4)
 
 
+def test_a_claim_about_labels_is_tested_where_there_is_none_about_inputs(splitguard: Run) -> None:
+    ran = splitguard("estimate", "label-dp", "--set", "epsilon=2", "--trials", "60", "--batch", "4", "--json")
+    found = json.loads(ran.out)
+    assert (ran.status, found["flagged"], found["channel"], found["measure"]) == (0, False, "labels", "epsilon")
+    assert (found["claim"]["epsilon"], found["claim"]["delta"]) == (2, 0)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -197,6 +204,10 @@ def test_a_false_claim_from_outside_is_found_and_a_true_one_is_not(
         (("--module", "no.such:Thing"), "importable"),
         (("--module", "splitguard.defenses.gaussian:Gausian"), "Did you mean 'Gaussian'"),
         (("gaussian", "--batch", "1"), "batch of 2 rows"),
+        (("gaussian", "--channel", "label"), "Did you mean 'labels'"),
+        (("gaussian", "--channel", "labels"), "claims no epsilon for the labels"),
+        (("label-dp", "--channel", "inputs"), "claims no epsilon for the inputs"),
+        (("label-dp", "--classes", "1"), "2 classes or more"),
     ],
 )
 def test_estimate_refuses_what_it_cannot_play(splitguard: Run, arguments: tuple[str, ...], message: str) -> None:

@@ -19,6 +19,8 @@ __all__ = ["Finding", "judge"]
 Array = npt.NDArray[np.float64]
 #: Metrics whose smaller values are the stronger attack.
 SMALLER_IS_STRONGER = ("mse", "lpips")
+#: Shares of all test rows, so that who was right is known but for the order.
+ON_TEST_ROWS = ("accuracy", "stolen_accuracy")
 REDRAWS = 10_000
 
 
@@ -107,7 +109,10 @@ def _not_run(claim: Mapping[str, Any], published: float | None) -> Finding:
 
 
 def _values(where: Mapping[str, Any], metric: str, results: Results) -> Array:
-    """The metric of every victim of the records that match; one value a record where it has no victims."""
+    """The metric of every victim of the records that match.
+
+    Of an accuracy on test rows, one value a test row; one value a record where there are neither victims nor rows.
+    """
     found: list[Array] = []
     for record in results.records:
         if record.status != "ok" or not all(_matches(record, name, wanted) for name, wanted in where.items()):
@@ -118,6 +123,9 @@ def _values(where: Mapping[str, Any], metric: str, results: Results) -> Array:
             found.append(np.asarray(arrays[f"score_{metric}"], dtype=np.float64))
         elif metric == "label_accuracy" and "guess_labels" in arrays:
             found.append((arrays["guess_labels"] == arrays["truth_labels"]).astype(np.float64))
+        elif metric in ON_TEST_ROWS and value is not None:
+            rows = int(record.cell.data["test"])
+            found.append((np.arange(rows) < round(float(value) * rows)).astype(np.float64))
         elif value is not None:
             found.append(np.array([float(value)]))
     return np.concatenate(found) if found else np.empty(0)

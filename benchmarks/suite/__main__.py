@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a matrix over the whole suite and writes its table.
 
-Run: ``python -m benchmarks.suite NAME``, where NAME is a matrix file here: ``attacks`` and ``codebook`` take less than
-an hour on two cores, ``defenses`` takes hours. ``--stored`` makes the table of the last run again. Tables are written
-to docs/NAME.md. The seeds are not those on which defaults were developed.
+Run: ``python -m benchmarks.suite NAME``, where NAME is a matrix file here: ``attacks``, ``codebook`` and ``realism``
+take less than an hour on two cores each, ``defenses`` takes hours. ``--stored`` makes the table of the last run again.
+Tables are written to docs/NAME.md. The seeds are not those on which defaults were developed.
 """
 
 from __future__ import annotations

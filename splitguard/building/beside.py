@@ -13,17 +13,21 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from splitguard.building.inversion import Sent, train_inverse
+from splitguard.building.inversion import Sent, mean_sent, train_inverse
 from splitguard.building.learners import Learners
 from splitguard.building.recent import Recent
+from splitguard.building.simulate import unaware
 from splitguard.engine.roles import Budget, OnlineAttack
 from splitguard.engine.threat import Sees
 from splitguard.engine.view import View
 from splitguard.engine.wire import Exchange
 from splitguard.errors import BadSetting, MissingKnowledge, NotSupported
+from splitguard.metrics import ssim
 
 __all__ = ["Beside", "Body", "Given"]
 
+#: One auxiliary image in so many is kept aside, where there are two decoders to choose from.
+ASIDE = 10
 #: Smashed data (N, *cut1) to logits, or to features (N, *cut2).
 Body = Callable[[Tensor], Tensor]
 
@@ -56,7 +60,7 @@ class Beside(OnlineAttack):
         finish: optimizer steps after the session.
         batch_size: rows a step after the session, and images a step of the decoder.
         keep: rows of smashed data that are kept for the steps after the session, the latest ones.
-        decode: optimizer steps of the decoder.
+        decode: optimizer steps of the decoder, and of each one that is tried.
         decoder_width: its channels.
         aux: auxiliary samples, at most.
 
@@ -154,20 +158,36 @@ class Beside(OnlineAttack):
                 nets[name].eval().requires_grad_(False)
         return nets
 
-    def decoded(self, view: View, nets: Learners, generator: torch.Generator) -> Tensor:
-        """(N, *in) in [0, 1]: what a decoder, trained on the finished stand-in, makes of each victim's releases."""
-        sent, known = Sent.of(view), view.aux.inputs[: self.aux]
-        inverse = train_inverse(
-            view,
-            nets["client"],
-            known,
-            times=sent.times,
-            steps=self.decode,
-            width=self.decoder_width,
-            batch_size=self.batch_size,
-            generator=generator,
-        )
-        return inverse(sent.smashed.to(known))
+    def decoded(self, view: View, nets: Learners, generator: torch.Generator) -> tuple[Tensor, int]:
+        """What a decoder, trained on the finished stand-in, makes of each victim's releases.
+
+        Where there is a defense, an adaptive attacker also trains a decoder for the last release that knows of none,
+        and takes the one that is better on auxiliary images kept aside, sent by the stand-in through the defense.
+
+        Returns:
+            (N, *in) in [0, 1], and the optimizer steps taken.
+        """
+        known, static = view.aux.inputs[: self.aux], unaware(view)
+        aside = len(known) // ASIDE if static is not None else 0
+        found, reached = [], []
+        for way in (view, static) if static is not None and aside else (view,):
+            sent = Sent.of(way)
+            inverse = train_inverse(
+                way,
+                nets["client"],
+                known[aside:],
+                times=sent.times,
+                steps=self.decode,
+                width=self.decoder_width,
+                batch_size=self.batch_size,
+                generator=generator,
+            )
+            found.append(inverse(sent.smashed.to(known)))
+            if aside:
+                shown = mean_sent(view, nets["client"], known[:aside], sent.times, generator)
+                reached.append(float(ssim(inverse(shown), known[:aside]).mean()))
+        better = reached[1:] > reached[:1]
+        return found[better], len(found) * self.decode
 
     def spent(self, view: View, steps: int, began: float) -> Budget:
         """``steps`` in all, and the seconds since ``began`` on top of those beside the session."""

@@ -16,7 +16,7 @@ from splitguard.building.simulate import as_released
 from splitguard.engine.view import View
 from splitguard.metrics import ssim as similarity
 
-__all__ = ["Inverse", "Sent", "train_inverse"]
+__all__ = ["Inverse", "Sent", "mean_sent", "train_inverse"]
 
 #: Smashed data that go through the decoder at once.
 CHUNK = 256
@@ -67,6 +67,16 @@ class Inverse:
         return torch.cat(parts).clamp(0, 1)
 
 
+def mean_sent(
+    view: View, client: Callable[[Tensor], Tensor], images: Tensor, times: int, generator: torch.Generator
+) -> Tensor:
+    """(N, *cut): the mean of ``times`` draws of what ``client`` would have sent of ``images``, without gradients."""
+    with torch.no_grad():
+        made = client(images)
+        total = sum((as_released(view, made, generator) for _ in range(times)), torch.zeros_like(made))
+    return total / times
+
+
 def train_inverse(
     view: View,
     client: Callable[[Tensor], Tensor],
@@ -107,10 +117,7 @@ def train_inverse(
     decoder.to(images)
 
     def sent(some: Tensor) -> Tensor:
-        with torch.no_grad():
-            made = client(some)
-            total = sum((as_released(view, made, generator) for _ in range(times)), torch.zeros_like(made))
-        return total / times
+        return mean_sent(view, client, some, times, generator)
 
     mean = images.mean(0)
     decoder.standardise(sent(images[rows_of(len(images), min(len(images), CHUNK), generator)]))

@@ -129,15 +129,21 @@ class JointLikelihood:
             made = self.heads.through(head, inputs)
             return self.view.defense.released_like(made, gen) if self.view.adaptive else made
 
-    def pretend(self, inputs: Tensor, gen: torch.Generator) -> JointLikelihood:
+    def pretend(self, inputs: Tensor, gen: torch.Generator, *, by: View | None = None) -> JointLikelihood:
         """The same situation with victims whose inputs (K, *in) are known, K <= N: releases are drawn afresh.
 
         Pseudo-victim k is sent through the heads of victim k, as often, with the defense's noise drawn anew.
+
+        Args:
+            inputs: of the pseudo-victims.
+            gen: of the noise.
+            by: whose knowledge of the defense they are sent by; this view's by default. One that is not adaptive knows
+                of none.
         """
-        part = self.of_victims(torch.arange(len(inputs)))
+        part, view = self.of_victims(torch.arange(len(inputs))), by or self.view
         with torch.no_grad():
             made = self.heads.all_at(part.head)(inputs[part.owner])
-            sent = _mean_of_draws(self.view, made, part.count, gen) if self.view.adaptive else made
+            sent = _mean_of_draws(view, made, part.count, gen) if view.adaptive else made
         return replace(part, smashed=sent)
 
     def of_victims(self, chosen: Tensor) -> JointLikelihood:

@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from splitguard.engine.defense import Batch
 from splitguard.engine.view import View
 
-__all__ = ["as_released", "as_trained"]
+__all__ = ["RELEASE", "as_released", "as_trained", "unaware"]
+
+#: The hooks that tell an adaptive attacker what is sent.
+RELEASE = ("mean_release", "noise_std", "released_like", "residual")
 
 
 def as_released(view: View, smashed: Tensor, generator: torch.Generator) -> Tensor:
@@ -40,3 +45,18 @@ def as_trained(
     batch = Batch(inputs, torch.arange(len(inputs)), labels)
     added = view.defense.penalty(batch, smashed, generator)
     return smashed.new_zeros(()) if added is None else added
+
+
+def unaware(view: View, hooks: tuple[str, ...] = RELEASE) -> View | None:
+    """The same view for an attacker that is not adaptive; None where knowing the defense changes nothing.
+
+    To know a defense is not always to gain by it: a likelihood may be harder to climb than a plain distance, and fresh
+    noise in each step slower to learn from. So an adaptive attack also tries what this view allows, on auxiliary rows
+    that play victims, and goes on with the better.
+
+    Args:
+        view: one that is not adaptive has no other.
+        hooks: of the defense, through which the attack knows it.
+    """
+    known = view.adaptive and any(view.defense.overrides(hook) for hook in hooks)
+    return replace(view, adaptive=False) if known else None

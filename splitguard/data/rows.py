@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from splitguard.data.sizes import whole
 from splitguard.errors import BadSetting
 
 __all__ = ["Data", "Rows"]
@@ -83,6 +84,8 @@ class Data:
         digest: SHA-256 over which rows are where, 16 hex digits.
         victim_class: the class of all victims where the task says so, as faces does; everybody knows it. None: any.
         attribute_names: for people, one for each value of the rows' attributes; empty where rows have none.
+        known: of how many rows a class, among those that a label attack reads, the attacker is told the label. No row
+            is drawn by it, so the digest does not cover it.
 
     Raises:
         BadSetting: if any of that does not hold.
@@ -101,8 +104,10 @@ class Data:
     digest: str = ""
     victim_class: int | None = None
     attribute_names: tuple[str, ...] = field(default=())
+    known: int = 1
 
     def __post_init__(self) -> None:
+        whole(self.known, "known", 0)
         owner: dict[int, str] = {}
         for part, rows in self.parts.items():
             if len(rows) > 0 and not 0 <= int(rows.labels.min()) <= int(rows.labels.max()) < self.classes:

@@ -11,6 +11,7 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from splitguard.data.coarse import check_coarse, renumbered
+from splitguard.data.elsewhere import aux_source_settings, check_elsewhere, draw_elsewhere, sizes_elsewhere
 from splitguard.data.partition import canonical
 from splitguard.data.pool import Pool, check_inputs, from_dataset
 from splitguard.data.rows import Data
@@ -42,6 +43,10 @@ class DataSpec:
         victims: ``member`` and ``query``, numbers of rows.
         coarse: for each class of the data set the coarse label that the network is trained on, numbered in the order
             in which they first appear; the class itself becomes the row's attribute. None: trained on the classes.
+        aux_source: the data set that the attacker's rows come from, with all its settings; see `draw_elsewhere`. None:
+            from the same one.
+        known: rows a class of a label attack's victim whose labels the attacker knows, 0 or more. They are chosen
+            among the rows that it reads when it reads them, so that nothing is drawn or trained otherwise for it.
     """
 
     name: str
@@ -54,6 +59,8 @@ class DataSpec:
     aux_classes: tuple[int, ...] | None = None
     victims: Mapping[str, int] = field(default_factory=dict)
     coarse: tuple[int, ...] | None = None
+    aux_source: str | Mapping[str, Any] | None = None
+    known: int = 1
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -62,6 +69,7 @@ class DataSpec:
         put("source", dict(self.source))
         put("partition", canonical(self.partition))
         whole(self.clients, "clients", 1)
+        whole(self.known, "known", 0)
         for name, least in (("train", 1), ("test", 1), ("aux", 0)):
             if getattr(self, name) is not None:
                 whole(getattr(self, name), name, least)
@@ -71,6 +79,8 @@ class DataSpec:
             put("aux_classes", tuple(sorted({whole(label, "aux_classes", 0) for label in self.aux_classes})))
         if self.coarse is not None:
             put("coarse", renumbered(self.coarse))
+        if self.aux_source is not None:
+            put("aux_source", aux_source_settings(self.aux_source))
         if not isinstance(self.victims, Mapping):
             raise BadSetting(f"victims must be written as {{member: 64, query: 64}}; got {self.victims!r}")
         for key in self.victims:
@@ -83,7 +93,8 @@ class DataSpec:
     def parse(cls, spec: str | Mapping[str, Any], **settings: Any) -> DataSpec:
         """Reads ``"fashion-mnist"``, ``{name: fashion-mnist, clients: 5, ...}`` or ``{fashion-mnist: {clients: 5}}``.
 
-        Settings of the data set itself stand under ``source`` or beside the others: ``{name: npz, path: x.npz}``.
+        Settings of the data set itself stand under ``source`` or beside the others: ``{name: npz, path: x.npz}``. An
+        ``aux_source`` that is the data set itself is none.
 
         Args:
             spec: the entry.
@@ -105,10 +116,22 @@ class DataSpec:
         source = given.pop("source", None) or {}
         if not isinstance(source, Mapping):
             raise BadSetting(f"source must be written as {{setting: value}}; got {source!r}")
-        return cls(**given, source=source_settings(given["name"], {**source, **inline}, near=own))
+        out = cls(**given, source=source_settings(given["name"], {**source, **inline}, near=own))
+        return dataclasses.replace(out, aux_source=None) if out.aux_source == {"name": out.name, **out.source} else out
 
-    def resolve(self, pool: Pool | None = None) -> DataSpec:
-        """The same spec with every size filled in from the pool, which is opened if it is not given.
+    def elsewhere(self) -> Pool | None:
+        """Where the auxiliary rows come from, opened; None where that is the data set itself."""
+        if self.aux_source is None:
+            return None
+        settings = dict(aux_source_settings(self.aux_source))
+        return open_pool(settings.pop("name"), settings)
+
+    def resolve(self, pool: Pool | None = None, other: Pool | None = None) -> DataSpec:
+        """The same spec with every size filled in from the pools, which are opened if they are not given.
+
+        Args:
+            pool: of the deployment.
+            other: of the auxiliary rows, where they have a source of their own.
 
         Raises:
             BadSetting: if the sizes do not fit into the pool.
@@ -117,28 +140,32 @@ class DataSpec:
         pool = open_pool(self.name, self.source) if pool is None else pool
         if self.coarse is not None:
             check_coarse(self.coarse, pool)
-        found = sizes(pool, train=self.train, test=self.test, aux=self.aux, victims=self.victims)
+        given: dict[str, Any] = {part: getattr(self, part) for part in ("train", "test", "aux", "victims")}
+        other = self.elsewhere() if other is None else other
+        if other is not None:
+            check_elsewhere(pool, other, self.coarse)
+        found = sizes(pool, **given) if other is None else sizes_elsewhere(pool, other, **given)
         victims = {"member": found.member, "query": found.query}
         return dataclasses.replace(self, train=found.train, test=found.test, aux=found.aux, victims=victims)
 
     def draw(self, seed: int, pool: Pool | None = None) -> Data:
         """The data of this spec and seed; see `splitguard.data.draw`."""
-        pool = open_pool(self.name, self.source) if pool is None else pool
-        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("name", "source")}
-        return draw(pool, **given, seed=seed)
+        pool, other = open_pool(self.name, self.source) if pool is None else pool, self.elsewhere()
+        not_of_draw = ("name", "source", "aux_source", "known")
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in not_of_draw}
+        data = draw(pool, **given, seed=seed) if other is None else draw_elsewhere(pool, other, **given, seed=seed)
+        return data if self.known == data.known else dataclasses.replace(data, known=self.known)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dicts, lists, numbers and strings, fit for YAML and JSON; ``DataSpec.parse`` reads it back.
 
-        ``coarse`` is written only where it is used: keys are made of this, and those of other data stay what they were.
+        ``coarse``, ``aux_source`` and a ``known`` other than 1 are written only where they are used: keys are made of
+        this, and those of other data stay what they were.
         """
         out = dataclasses.asdict(self)
-        out["aux_classes"] = None if self.aux_classes is None else list(self.aux_classes)
-        if self.coarse is None:
-            del out["coarse"]
-        else:
-            out["coarse"] = list(self.coarse)
-        return out
+        out |= {name: list(out[name]) for name in ("aux_classes", "coarse") if out[name] is not None}
+        unused = {"coarse": None, "aux_source": None, "known": 1}
+        return {name: value for name, value in out.items() if name not in unused or value != unused[name]}
 
 
 def load(

@@ -46,7 +46,12 @@ def make_loop(
 
     def observer(attack: OnlineAttack) -> Observer:
         party, _, reason = refusal(
-            attack.threat, attack.goal, mode=session.mode, labels=session.labels, profile=profile
+            attack.threat,
+            attack.goal,
+            mode=session.mode,
+            labels=session.labels,
+            profile=profile,
+            labels_defended=defense.overrides("on_labels"),
         )
         if party is None:
             raise NotSupported(f"{attack.name or type(attack).__name__}: {reason}")

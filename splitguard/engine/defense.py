@@ -94,6 +94,7 @@ class Defense:
         null: settings with which it does nothing, to the bit; None if there are none. `splitguard check` tries them.
         breakers: attacks, as they are written in a matrix file, that this defense must be measured against: the ones
             known to break it or its kind. ``attack: breakers`` in a matrix file stands for them.
+        noise_law: ``gaussian`` or ``laplace``, if a release is `mean_release` and independent noise of that law.
     """
 
     name: ClassVar[str] = "none"
@@ -103,6 +104,7 @@ class Defense:
     acts: ClassVar[str] = "nowhere"
     null: ClassVar[Mapping[str, Any] | None] = None
     breakers: ClassVar[tuple[Spec, ...]] = ()
+    noise_law: ClassVar[str] = ""
 
     def overrides(self, hook: str) -> bool:
         """Whether ``hook`` does anything here; the engine skips work around hooks that do not."""
@@ -152,6 +154,13 @@ class Defense:
         """(N,) the labels to train with (and to send, where they are sent) in place of ``labels``."""
         return labels
 
+    def label_law(self) -> Tensor | None:
+        """(K, K) float64: row y is the distribution of what `on_labels` makes of the label y.
+
+        For attackers who know the defense. None where labels are left as they are.
+        """
+        return None
+
     def probe(self, labels: Tensor, ctx: Context, generator: torch.Generator) -> Tensor | None:
         """Labels (N,) to send in place of ``labels`` for a batch that only tests the server; None for no test.
 
@@ -175,6 +184,14 @@ class Defense:
     def noise_std(self) -> float:
         """Standard deviation of the additive noise of one release, 0 for none."""
         return 0.0
+
+    def noise_information(self) -> float | None:
+        """Fisher information of one coordinate of one release about its mean, in one over squared units of it.
+
+        For noise of standard deviation s, ``1 / s^2`` if it is Gaussian, ``2 / s^2`` if Laplace; else None.
+        """
+        factor = {"gaussian": 1.0, "laplace": 2.0}.get(self.noise_law)
+        return None if factor is None or self.noise_std() == 0 else factor / self.noise_std() ** 2
 
     def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
         """One fresh, differentiable draw of what `on_send` would release, for attackers who know the defense."""

@@ -22,6 +22,7 @@ from splitguard.engine.links import Link
 from splitguard.engine.modes import Parcel, SplitRound, joint_round, rounds
 from splitguard.engine.observers import Observer
 from splitguard.engine.parties import Client, Server, Surroundings
+from splitguard.engine.schedule import batches
 from splitguard.engine.threat import Labels, Mode
 from splitguard.engine.training import Training
 from splitguard.engine.transcript import Transcript
@@ -127,14 +128,13 @@ class Loop:
 
     def _batches(self) -> list[Sequence[Tensor]]:
         """For each client this epoch's batches as positions among its rows, drawn from the seed and the epoch."""
-        out: list[Sequence[Tensor]] = []
-        for client in self.clients:
-            order = generator(self.seed, "order", self.epoch, client.number)
-            own = self.defense.sampler(len(client.rows), self.training.batch_size, order)
-            if own is None:
-                own = torch.randperm(len(client.rows), generator=order).split(self.training.batch_size)
-            out.append(own)
-        return out
+        return batches(
+            [len(client.rows) for client in self.clients],
+            batch_size=self.training.batch_size,
+            defense=self.defense,
+            seed=self.seed,
+            epoch=self.epoch,
+        )
 
     def _play(self, sendings: list[tuple[int, Tensor]]) -> None:
         """One round: over the wire, or joint for the baseline; then records, observers, averaging."""

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A defense as a mechanism that can be played against: what it sends, and what it claims of that."""
+"""A defense as a mechanism that can be played against: what it lets out, and what it claims of that."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,63 +17,111 @@ from splitguard.errors import NotSupported
 from splitguard.privacy.estimate import Claim
 from splitguard.privacy.game import Send
 from splitguard.privacy.guarantee import Guarantee
+from splitguard.privacy.label_game import Tell
 from splitguard.seeding import generator
 
-__all__ = ["as_mechanism"]
+__all__ = ["CHANNELS", "Mechanism", "as_mechanism"]
 
-#: Auxiliary rows, and classes, of the stand-in deployment.
-AUX, CLASSES = 512, 10
+#: Channels that a game is played on, the first one that a defense claims anything of unless told otherwise.
+CHANNELS = ("inputs", "labels")
+#: Auxiliary rows of the stand-in deployment.
+AUX = 512
 
 
-def as_mechanism(defense: Defense, *, shape: tuple[int, ...], batch: int, releases: int) -> tuple[Send, Claim]:
+@dataclass(frozen=True)
+class Mechanism:
+    """What a defense does to one channel, and what it claims of it for a training row's own messages.
+
+    Attributes:
+        channel: ``inputs`` or ``labels``.
+        claim: what is held against it.
+        send: from rows to rows: smashed data for inputs, or the gradient that the label owner returns for labels.
+        tell: from labels to labels, for a defense that changes the labels themselves; then ``send`` is None.
+    """
+
+    channel: str
+    claim: Claim
+    send: Send | None = None
+    tell: Tell | None = None
+
+
+def as_mechanism(
+    defense: Defense,
+    *,
+    shape: tuple[int, ...],
+    batch: int,
+    releases: int,
+    classes: int = 10,
+    channel: str | None = None,
+) -> Mechanism:
     """Binds a fresh defense to a deployment whose head is public, frozen and the identity.
 
-    Its smashed data are the inputs; auxiliary rows are standard normal, so that what a defense measures on them (a
-    clip, say) is well defined.
+    Its smashed data are the inputs; auxiliary rows are standard normal, with classes in equal numbers, so that what a
+    defense measures on them (a clip, a prior) is well defined. Labels are sent, unless the defense acts on the gradient
+    that their owner returns: then the client keeps them.
 
     Args:
         defense: a fresh instance; it is bound here.
-        shape: of one row's smashed data.
+        shape: of one row's smashed data, and of the returned gradient.
         batch: rows in a batch.
         releases: T of a training row.
-
-    Returns:
-        What it sends, row ids being told, and what it claims of a row's messages along the channel ``inputs``.
+        classes: K.
+        channel: one of `CHANNELS`; None for the first that it claims an epsilon for.
 
     Raises:
-        NotSupported: if it claims nothing of inputs there: without a claim there is nothing to test.
+        NotSupported: if it claims nothing of that channel there: without a claim there is nothing to test.
     """
-    draws = generator(0, "mechanism")
-    ids = torch.arange(AUX)
-    defense.bind(
-        Deployment(
-            mode=Mode.VANILLA,
-            labels=Labels.SENT,
-            cuts=("cut",),
-            input_shape=shape,
-            cut_shapes=(shape,),
-            classes=CLASSES,
-            batch_size=batch,
-            epochs=releases,
-            clients=1,
-            releases={Phase.TRAINING: releases, Phase.EVALUATION: 1, Phase.QUERY: 1},
-            aux=Rows(torch.randn(AUX, *shape, generator=draws), ids % CLASSES, ids),
-            head=nn.Identity(),
-            head_frozen=True,
-        )
+    defense.bind(_deployment(defense, shape, batch=batch, releases=releases, classes=classes))
+    wanted = CHANNELS if channel is None else (channel,)
+    for name in wanted:
+        stated = [g for g in defense.privacy() if g.channel == name and g.epsilon_rows is not None]
+        if stated:
+            claim = _claim(min(stated, key=lambda g: g.epsilon_rows or math.inf), releases)
+            return _mechanism(defense, name, claim)
+    raise NotSupported(
+        f"{defense.name}: it claims no epsilon for the {' or the '.join(wanted)} of training rows, so there is nothing "
+        "to test. `splitguard list defenses` shows which defenses claim one"
     )
-    stated = [g for g in defense.privacy() if g.channel == "inputs" and g.epsilon_rows is not None]
-    if not stated:
-        raise NotSupported(
-            f"{defense.name}: it claims no epsilon for the inputs of training rows, so there is nothing to test. "
-            "`splitguard list defenses` shows which defenses claim one"
-        )
-    claimed = min(stated, key=lambda g: g.epsilon_rows or math.inf)
+
+
+def _mechanism(defense: Defense, channel: str, claim: Claim) -> Mechanism:
+    def context(ids: Tensor, number: int) -> Context:
+        return Context(ids, 0, number, number, Phase.TRAINING)
 
     def send(smashed: Tensor, ids: Tensor, number: int, generator: torch.Generator) -> Tensor:
-        return defense.on_send(smashed, Context(ids, 0, number, number, Phase.TRAINING), generator)
+        return defense.on_send(smashed, context(ids, number), generator)
 
-    return send, _claim(claimed, releases)
+    def hand_back(grad: Tensor, ids: Tensor, number: int, generator: torch.Generator) -> Tensor:
+        return defense.on_return(grad, torch.zeros_like(ids), context(ids, number), generator)
+
+    def tell(labels: Tensor, ids: Tensor, number: int, generator: torch.Generator) -> Tensor:
+        return defense.on_labels(labels, context(ids, number), generator)
+
+    if channel == "inputs":
+        return Mechanism(channel, claim, send=send)
+    if defense.overrides("on_labels"):
+        return Mechanism(channel, claim, tell=tell)
+    return Mechanism(channel, claim, send=hand_back)
+
+
+def _deployment(defense: Defense, shape: tuple[int, ...], *, batch: int, releases: int, classes: int) -> Deployment:
+    draws, ids = generator(0, "mechanism"), torch.arange(AUX)
+    kept = defense.overrides("on_return")
+    return Deployment(
+        mode=Mode.U_SHAPED if kept else Mode.VANILLA,
+        labels=Labels.CLIENT if kept else Labels.SENT,
+        cuts=("cut", "top") if kept else ("cut",),
+        input_shape=shape,
+        cut_shapes=(shape, shape) if kept else (shape,),
+        classes=classes,
+        batch_size=batch,
+        epochs=releases,
+        clients=1,
+        releases={Phase.TRAINING: releases, Phase.EVALUATION: 1, Phase.QUERY: 1},
+        aux=Rows(torch.randn(AUX, *shape, generator=draws), ids % classes, ids),
+        head=nn.Identity(),
+        head_frozen=True,
+    )
 
 
 def _claim(stated: Guarantee, releases: int) -> Claim:

@@ -23,6 +23,7 @@ from splitguard.engine.threat import Goal, Labels, Mode, Party, Profile, Sees, g
 from splitguard.engine.training import Training
 from splitguard.engine.transcript import Transcript
 from splitguard.engine.updates import Updates
+from splitguard.engine.victims import victims_of
 from splitguard.engine.view import Known, View
 from splitguard.engine.wire import Phase, Releases
 from splitguard.errors import NotSupported
@@ -94,6 +95,7 @@ class Session:
         phase: str = "training",
         profile: Profile = Profile.HEAD_KNOWN,
         adaptive: bool = True,
+        known: int | None = None,
     ) -> View:
         """What the adversary of ``attack`` knows of this session.
 
@@ -104,11 +106,15 @@ class Session:
             phase: ``training`` for member victims, ``query`` for query victims.
             profile: the strongest adversary considered.
             adaptive: whether the attack may use what it knows of the defense.
+            known: rows a class whose labels an attack on labels is told; None for what the data says.
 
         Raises:
             NotSupported: with the reason, if no party can mount the attack here within ``profile``.
         """
-        party, _, reason = refusal(attack.threat, attack.goal, mode=self.mode, labels=self.labels, profile=profile)
+        party, _, reason = refusal(
+            attack.threat, attack.goal, mode=self.mode, labels=self.labels, profile=profile,
+            labels_defended=self.defense.overrides("on_labels"),
+        )  # fmt: skip
         if party is None:
             raise NotSupported(f"{attack.name or type(attack).__name__}: {reason}")
         check_goal(attack.goal, phase, self.data)
@@ -118,23 +124,11 @@ class Session:
             lined = self.lineup.ids
             sent = send_lineup(self) if len(lined) else None
             return self.frame(attack, party, profile, Phase.QUERY, lined, adaptive, releases=sent)
-        of_labels = attack.goal is Goal.LABELS
-        releases = self.transcript.releases(phase)
-        context = self.transcript.releases("context")
-        victims = self.data.members if phase == "training" else self.data.query.ids
-        known = None
-        if of_labels and party is Party.FED_SERVER:
-            victims, releases = self.transcript.updates.rows(), None
-        elif of_labels and context is not None:
-            rows = context.ids.unique()
-            known = self._known(rows)
-            victims = rows[~torch.isin(rows, known.ids)]
-            releases = context.where(torch.isin(context.ids, victims))
-        elif party is Party.CLIENT:
-            victims = victims[torch.isin(victims, self.data.clients[0])]
+        found = victims_of(self, attack.goal, party, phase, self.data.known if known is None else known)
         return self.frame(
-            attack, party, profile, Phase(phase), victims, adaptive, releases=releases, context=context, known=known
-        )
+            attack, party, profile, Phase(phase), found.ids, adaptive,
+            releases=found.releases, context=found.context, known=found.known,
+        )  # fmt: skip
 
     def frame(
         self,
@@ -206,11 +200,11 @@ class Session:
         labels = rows.labels if self.labels is not Labels.SERVER else torch.full_like(rows.labels, -1)
         return Rows(rows.inputs, labels, rows.ids)
 
-    def _known(self, ids: Tensor) -> Known:
-        """One row a class among ``ids``, drawn from the seed; a class without rows there is left out."""
+    def known(self, ids: Tensor, count: int) -> Known:
+        """``count`` rows a class among ``ids``, or all there are, drawn from the seed; fewer are the first of more."""
         rows = self.data.train.of(ids)
         order = torch.randperm(len(ids), generator=generator(self.seed, "known"))
-        firsts = [order[rows.labels[order] == c][:1] for c in range(self.data.classes)]
+        firsts = [order[rows.labels[order] == c][:count] for c in range(self.data.classes)]
         chosen = torch.cat(firsts)
         return Known(rows.ids[chosen], rows.labels[chosen])
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from splitguard.engine.defense import Alarm, Batch, Context, Defense, Deployment
+from splitguard.engine.sent_through import SentThrough
 from splitguard.engine.wire import Exchange, Phase
 from splitguard.errors import BadSetting, NotSupported
 from splitguard.privacy.guarantee import Guarantee, compose
-from splitguard.seeding import generator as seeded
 
 if TYPE_CHECKING:
     from splitguard.engine.cut import Cut, SplitModel
@@ -87,7 +88,7 @@ class Stack(Defense):
         """Binds each part; the head that it is shown ends with those before it."""
         sent: list[Defense] = []
         for part in self.defenses:
-            head = _SentThrough(deployment.head, sent).eval() if sent else deployment.head
+            head = SentThrough(deployment.head, sent).eval() if sent else deployment.head
             part.bind(dataclasses.replace(deployment, head=head))
             sent = [*sent, part] if part.overrides("on_send") else sent
 
@@ -141,6 +142,12 @@ class Stack(Defense):
             labels = part.on_labels(labels, ctx, generator)
         return labels
 
+    def label_law(self) -> Tensor | None:
+        """The product of the laws of the parts that change labels; None if one of these states none."""
+        laws = [part.label_law() for part in self.defenses if part.overrides("on_labels")]
+        known = [law for law in laws if law is not None]
+        return functools.reduce(torch.matmul, known) if known and len(known) == len(laws) else None
+
     def alarm(self, exchange: Exchange) -> Alarm | None:
         """The highest score of any part, and a stop if any part says so; None if none detects."""
         found = [a for part in self.defenses if (a := part.alarm(exchange)) is not None]
@@ -161,6 +168,11 @@ class Stack(Defense):
         """Of the noise that crosses as it was added: ``sqrt(sum sigma^2)`` over parts with no `on_send` after them."""
         last = max((i for i, part in enumerate(self.defenses) if part.overrides("on_send")), default=0)
         return math.hypot(*(part.noise_std() for part in self.defenses[last:]))
+
+    def noise_information(self) -> float | None:
+        """That of the last part that changes what is sent; None where one before it adds noise, too."""
+        *before, last = [Defense(), *(part for part in self.defenses if part.overrides("on_send"))]
+        return None if any(part.noise_std() > 0 for part in before) else last.noise_information()
 
     def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
         """Part after part."""
@@ -225,18 +237,3 @@ def _beside(guarantee: Guarantee, others: Sequence[Defense], after: Sequence[str
         why = f"{' and '.join(learning)} sends through networks that learn from raw rows"
         return dataclasses.replace(guarantee, epsilon=None, exclusions=(why, *guarantee.exclusions))
     return guarantee
-
-
-class _SentThrough(nn.Module):
-    """A head followed by one draw of what some defenses would release; the draws are fixed, and of nothing private."""
-
-    def __init__(self, head: nn.Module, parts: Sequence[Defense]) -> None:
-        super().__init__()
-        self.head = head
-        self._parts = tuple(parts)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        out: Tensor = self.head(inputs)
-        for number, part in enumerate(self._parts):
-            out = part.released_like(out, seeded(0, "bind", number))
-        return out

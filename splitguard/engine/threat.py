@@ -123,7 +123,9 @@ def on_the_wire(party: Party, mode: Mode, labels: Labels) -> Sees:
     Server: smashed data of all rows with their ids, the body at every step, the cut gradient that it computes;
     the labels, or else the gradient returned at the second cut. Client: its own rows, head, tail, smashed data
     and gradients; features if it holds the tail; labels unless the server owns them. Other clients: the head
-    (and tail) that they are handed. Fed server (splitfed): every client's updates.
+    (and tail) that they are handed. Fed server (splitfed): every client's layers before and after each round, and, as
+    the two collude, all that the server sees. What the server gains by that, the clients' weights, is the profile
+    head-known: a server that is told nothing is one of a lower profile.
     """
     if mode is Mode.CENTRALIZED:
         return Sees.NOTHING
@@ -141,7 +143,9 @@ def on_the_wire(party: Party, mode: Mode, labels: Labels) -> Sees:
         case Party.PEER:
             return own
         case Party.FED_SERVER:
-            return Sees.UPDATES | own if mode is Mode.SPLITFED else Sees.NOTHING
+            if mode is not Mode.SPLITFED:
+                return Sees.NOTHING
+            return Sees.UPDATES | own | on_the_wire(Party.SERVER, mode, labels)
 
 
 def grants(profile: Profile, labels: Labels = Labels.SENT) -> Sees:
@@ -187,9 +191,18 @@ class Threat:
 
 
 def refusal(
-    threat: Threat, goal: Goal, *, mode: Mode, labels: Labels, profile: Profile
+    threat: Threat, goal: Goal, *, mode: Mode, labels: Labels, profile: Profile, labels_defended: bool = False
 ) -> tuple[Party | None, Profile | None, str | None]:
     """Which party mounts the attack there, the least profile it needs, and if nobody can, the reason.
+
+    Args:
+        threat: of the attack.
+        goal: of the attack.
+        mode: of the deployment.
+        labels: who owns them there.
+        profile: the strongest adversary considered.
+        labels_defended: a defense changes labels before they are used, so that a server to whom they are sent is not
+            given the true ones.
 
     Returns:
         ``(party, least profile, None)`` where it can be mounted within ``profile``, else ``(None, least, reason)``.
@@ -199,7 +212,8 @@ def refusal(
     reasons: list[str] = []
     least: Profile | None = None
     for party in threat.parties:
-        if goal is Goal.LABELS and Sees.LABELS in on_the_wire(party, mode, labels):
+        defended = labels_defended and party in (Party.SERVER, Party.FED_SERVER) and labels is Labels.SENT
+        if goal is Goal.LABELS and Sees.LABELS in on_the_wire(party, mode, labels) and not defended:
             reasons.append(f"this adversary (the {party}) is given the labels")
             continue
         needed = threat.profile(party, mode, labels)

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The toy task of each goal: seconds to train, and such that there is something to find."""
+"""The toy task of each goal, and a toy defense: seconds to train, and such that there is something to find."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from splitguard.data import Data, Pool, draw, load
+from splitguard.engine.defense import Context, Defense, Deployment
 from splitguard.engine.threat import Goal
 from splitguard.engine.training import Training
 from splitguard.seeding import generator
 
-__all__ = ["Toy", "federated", "toy"]
-
+__all__ = ["HalfTrue", "Toy", "federated", "toy"]
 
 QUICK = Training(epochs=3, batch_size=16)
 #: Of the digits: 0..4 against 5..9.
@@ -27,6 +29,30 @@ class Toy:
 
     data: Data
     training: Training
+
+
+class HalfTrue(Defense):
+    """States the truth for every second row, and class 0 for the others: labels cross the wire, and are not the labels.
+
+    By row id, so that nothing is drawn and a row is always answered alike.
+    """
+
+    per_sample: ClassVar[bool] = True
+    acts: ClassVar[str] = "labels"
+
+    def bind(self, deployment: Deployment) -> None:
+        """Learns the number of classes."""
+        self._classes = deployment.classes
+
+    def on_labels(self, labels: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
+        """(N,)."""
+        return torch.where(ctx.ids.to(labels.device) % 2 == 0, labels, 0)
+
+    def label_law(self) -> Tensor:
+        """(K, K): half the identity, half class 0."""
+        law = torch.eye(self._classes, dtype=torch.float64) / 2
+        law[:, 0] += 0.5
+        return law
 
 
 @functools.cache

@@ -101,7 +101,7 @@ def train(
             seed=seed,
             split=network,
             defense=defense,
-            transcript=Transcript(_keep(data, place, training)),
+            transcript=Transcript(_keep(data, place, training, defense)),
             history=[],
             costs=costs,
         )
@@ -133,9 +133,9 @@ def _costs(network: SplitModel, data: Data) -> dict[str, float]:
     }
 
 
-def _keep(data: Data, place: Placement, training: Training) -> Keep:
+def _keep(data: Data, place: Placement, training: Training, defense: Defense) -> Keep:
     """What is recorded: all victims, and client 0's rows of one epoch where somebody is not told their labels."""
-    client = 0 if place.labels is not Labels.SENT else -1
+    client = 0 if place.labels is not Labels.SENT or defense.overrides("on_labels") else -1
     epoch = min(training.context_epoch, max(training.epochs - 1, 0))
     return Keep(torch.cat([data.members, data.query.ids]), client=client, epoch=epoch)
 

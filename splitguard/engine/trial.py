@@ -17,7 +17,7 @@ from splitguard.engine.promises import Broken
 from splitguard.engine.roles import Attack, ClientAttack, Guess, OnlineAttack, ServerAttack
 from splitguard.engine.session import Session
 from splitguard.engine.threat import Labels, Mode, Profile, Seat, refusal
-from splitguard.engine.toys import Toy, federated, toy
+from splitguard.engine.toys import HalfTrue, Toy, federated, toy
 from splitguard.engine.train import train
 from splitguard.engine.view import View
 from splitguard.errors import NotSupported
@@ -27,13 +27,15 @@ from splitguard.seeding import generator
 __all__ = ["Run", "Trial"]
 
 #: Deployments of the toy task; the first on which somebody can mount the attack, and which it takes, is used.
+#: Labels that are sent are the true ones, but in the last.
 TOYS = (
-    (Mode.VANILLA, Labels.SENT, "conv1"),
-    (Mode.U_SHAPED, Labels.CLIENT, "conv1"),
-    (Mode.VANILLA, Labels.SERVER, "conv1"),
-    (Mode.VANILLA, Labels.SERVER, "logits"),
-    (Mode.SPLITFED, Labels.SENT, "conv1"),
-    (Mode.SPLITFED, Labels.CLIENT, "conv1..fc2"),
+    (Mode.VANILLA, Labels.SENT, "conv1", False),
+    (Mode.U_SHAPED, Labels.CLIENT, "conv1", False),
+    (Mode.VANILLA, Labels.SERVER, "conv1", False),
+    (Mode.VANILLA, Labels.SERVER, "logits", False),
+    (Mode.SPLITFED, Labels.SENT, "conv1", False),
+    (Mode.SPLITFED, Labels.CLIENT, "conv1..fc2", False),
+    (Mode.VANILLA, Labels.SENT, "conv1", True),
 )
 
 
@@ -66,17 +68,24 @@ class Trial:
         self.make = make
 
     @functools.cached_property
-    def _places(self) -> list[tuple[Mode, Labels, str]]:
+    def _places(self) -> list[tuple[Mode, Labels, str, bool]]:
         """The toy deployments on which somebody can mount the attack, the one in use first.
 
         Raises:
             Broken: if there is none.
         """
         attack, reasons, found = self.make(), [], []
-        for mode, labels, cut in TOYS:
-            party, _, reason = refusal(attack.threat, attack.goal, mode=mode, labels=labels, profile=Profile.ACTIVE)
+        for mode, labels, cut, defended in TOYS:
+            party, _, reason = refusal(
+                attack.threat,
+                attack.goal,
+                mode=mode,
+                labels=labels,
+                profile=Profile.ACTIVE,
+                labels_defended=defended,
+            )
             if party is not None:
-                found.append((mode, labels, cut))
+                found.append((mode, labels, cut, defended))
             reasons.append(f"{mode} with labels {labels}: {reason}")
         if not found:
             raise Broken("nobody can mount it on any toy deployment; " + "; ".join(dict.fromkeys(reasons)))
@@ -117,12 +126,12 @@ class Trial:
 
 
 @functools.cache
-def _trained(mode: Mode, labels: Labels, cut: str, task: Toy) -> Session:
+def _trained(mode: Mode, labels: Labels, cut: str, defended: bool, task: Toy) -> Session:
     """The session that serves every attack on this task which comes after it."""
-    return _train(mode, labels, cut, task)
+    return _train(mode, labels, cut, defended, task)
 
 
-def _train(mode: Mode, labels: Labels, cut: str, task: Toy, attack: Attack | None = None) -> Session:
+def _train(mode: Mode, labels: Labels, cut: str, defended: bool, task: Toy, attack: Attack | None = None) -> Session:
     data = task.data
     return train(
         make_model("lenet", input_shape=data.input_shape, classes=data.classes, seed=0),
@@ -130,6 +139,7 @@ def _train(mode: Mode, labels: Labels, cut: str, task: Toy, attack: Attack | Non
         mode=mode,
         labels=labels,
         cut=cut,
+        defense=HalfTrue() if defended else None,
         training=task.training,
         active=attack if isinstance(attack, ServerAttack | ClientAttack) else None,
         beside=[attack] if isinstance(attack, OnlineAttack) and attack.seat is Seat.BESIDE else [],

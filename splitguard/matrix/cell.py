@@ -116,11 +116,12 @@ class Cell:
         """What all cells share that need one training.
 
         The resolved cuts and the defenses that do more than move them; the attack only where it is active, then with
-        what it may know. Not the device, the number of jobs, or any path.
+        what it may know. Not the device, the number of jobs, any path, or how many labels an attacker is told.
         """
         identity = self._deployed()
         identity["defense"] = [d.identity() for d in self.acting]
         del identity["base"]
+        identity["data"].pop("known", None)  # no label that the attacker is told changes the training
         if self.active:
             identity |= {"active": self.attack.identity(), "profile": self.profile, "adaptive": self.adaptive}
         return digest({**identity, "seed": self.seed, "kind": "session"})

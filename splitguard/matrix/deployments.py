@@ -21,6 +21,7 @@ from splitguard.errors import BadCut, NotSupported
 from splitguard.matrix.axes import combinations, sequence_settings
 from splitguard.matrix.cell import Plugin
 from splitguard.matrix.cell import canonical as as_text
+from splitguard.matrix.cell import digest as digest_of
 from splitguard.matrix.plugins import plain
 from splitguard.models import MODELS, make_model, model_spec
 
@@ -32,7 +33,8 @@ class Task:
     """One way to draw the data, resolved.
 
     Attributes:
-        data: plain data that `DataSpec.parse` reads back, and ``digest``, 16 hex digits of what the data set holds.
+        data: plain data that `DataSpec.parse` reads back, and ``digest``, 16 hex digits of what the data set holds, and
+            that of the auxiliary rows where it is another one.
         shape: of one input.
         classes: K, of the task; with coarse labels fewer than the data set has.
     """
@@ -64,20 +66,28 @@ class Networks:
         if isinstance(entry, str):
             return [entry]
         name = entry.get("name") or (next(iter(entry)) if len(entry) == 1 else "")
-        own = sequence_settings(DATASETS.get(name)) if name in DATASETS else frozenset()
-        return list(combinations(entry, whole=own | sequence_settings(DataSpec)))
+        own = [sequence_settings(DATASETS.get(n)) for n in (name, *_aux_sources(entry, name)) if n in DATASETS]
+        return list(combinations(entry, whole=frozenset().union(sequence_settings(DataSpec), *own)))
 
     def task(self, point: str | Mapping[str, Any]) -> Task:
         """One combination, checked against the data set on this machine."""
         spec = DataSpec.parse(point)
-        where = as_text([spec.name, {k: str(v) for k, v in spec.source.items()}])
-        if where not in self._pools:
-            pool = open_pool(spec.name, spec.source)
-            self._pools[where] = pool, _content(pool)
-        pool, digest = self._pools[where]
-        data = {**spec.resolve(pool).as_dict(), "digest": digest}
+        pool, content = self._opened({"name": spec.name, **spec.source})
+        other, digest = None, content
+        if isinstance(spec.aux_source, Mapping):
+            other, beside = self._opened(spec.aux_source)
+            digest = digest_of([content, beside])
+        data = {**spec.resolve(pool, other).as_dict(), "digest": digest}
         classes = pool.classes if spec.coarse is None else len(set(spec.coarse))
         return Task(data, tuple(pool.inputs.shape[1:]), classes)
+
+    def _opened(self, source: Mapping[str, Any]) -> tuple[Pool, str]:
+        """A data set with its settings beside its name, and the digest of what it holds."""
+        where = as_text({key: str(value) for key, value in source.items()})
+        if where not in self._pools:
+            pool = open_pool(source["name"], {key: value for key, value in source.items() if key != "name"})
+            self._pools[where] = pool, _content(pool)
+        return self._pools[where]
 
     def model_points(self, entry: str | Mapping[str, Any]) -> list[dict[str, Any]]:
         """Each combination of the settings of one ``model`` entry, in resolved form."""
@@ -135,6 +145,15 @@ class Networks:
             asked = tuple(cut.split("..")) if cut else ()
             return Spot(owner or (Labels.CLIENT if mode is Mode.U_SHAPED else Labels.SENT), asked, asked, str(error))
         return Spot(placed.labels, placed.base, placed.cuts)
+
+
+def _aux_sources(entry: Mapping[str, Any], name: str) -> list[str]:
+    """The names of the data sets that one ``data`` entry takes auxiliary rows from."""
+    inner = entry.get(name)
+    found = (inner if isinstance(inner, Mapping) else entry).get("aux_source")
+    listed = found if isinstance(found, list | tuple) else [found]
+    named = [one.get("name", next(iter(one), None)) if isinstance(one, Mapping) else one for one in listed]
+    return [one for one in named if isinstance(one, str)]
 
 
 def _content(pool: Pool) -> str:

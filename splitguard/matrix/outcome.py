@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from splitguard.matrix.alarms import alarm_columns
+from splitguard.matrix.unbiased import unbiased_columns
+
 if TYPE_CHECKING:
     from splitguard.engine.session import Session
     from splitguard.matrix.record import Value
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "session_outcome"]
 
+PHASES = ("training", "query")
 COSTS = ("client_params", "server_params", "client_flops", "server_flops", "bytes_up", "bytes_down", "bytes_handover")
 
 
@@ -28,17 +32,19 @@ class Outcome:
         values: columns of results.csv that the session fills, for any attack on it.
         releases: T by phase.
         extra: guarantees in words and as data, history, digest, alarms, number of test rows, chance.
+        phased: by phase, columns in which its records differ beside T.
         files: bytes of each of the session's files, so that a damaged one is noticed.
     """
 
     values: Mapping[str, Value]
     releases: Mapping[str, int | None]
     extra: Mapping[str, Any] = field(default_factory=dict)
+    phased: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)
     files: Mapping[str, int] = field(default_factory=dict)
 
     def columns(self, phase: str) -> dict[str, Value]:
         """The session's columns in a row of this phase."""
-        return {**self.values, "releases": self.releases.get(phase)}
+        return {**self.values, **self.phased.get(phase, {}), "releases": self.releases.get(phase)}
 
 
 def session_outcome(session: Session) -> Outcome:
@@ -48,12 +54,14 @@ def session_outcome(session: Session) -> Outcome:
     return Outcome(
         values={
             **_privacy(session.guarantees),
+            **alarm_columns(session),
             "accuracy": session.accuracy,
             "aux_accuracy": session.aux_accuracy,
             **{name: _whole(session.costs.get(name)) for name in COSTS},
             "train_seconds": session.costs.get("train_seconds"),
         },
-        releases={phase: session.releases(phase) for phase in ("training", "query")},
+        releases={phase: session.releases(phase) for phase in PHASES},
+        phased={phase: unbiased_columns(session, phase) for phase in PHASES},
         extra={
             "guarantees": [str(g) for g in session.guarantees],
             "guarantee_data": [g.as_dict() for g in session.guarantees],

@@ -6,10 +6,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from splitguard.engine.goals import TRAINING_ONLY
-from splitguard.engine.threat import Goal, Labels, Mode, Profile, refusal
+from splitguard.engine.threat import Goal, Labels, Mode, Profile
 from splitguard.matrix.cell import KEY_VERSION, Cell
 
 __all__ = ["COLUMNS", "FORMAT", "TIMINGS", "Record", "Status", "Value", "phases"]
@@ -129,16 +130,18 @@ def described(cell: Cell) -> dict[str, Value]:
     Where no profile lets this attack be mounted, ``adversary`` and ``profile`` are missing.
     """
     from splitguard.api import ATTACKS
+    from splitguard.matrix.refusals import mounted
 
     threat = getattr(ATTACKS.get(cell.attack.name), "threat", None) if cell.attack.name in ATTACKS else None
     adversary, least = None, None
     if threat is not None:
-        adversary, least, _ = refusal(
+        adversary, least, _ = mounted(
             threat,
             Goal(cell.goal),
             mode=Mode(cell.mode),
             labels=Labels(cell.labels),
             profile=Profile.parse(cell.profile),
+            defense=cell.defense,
         )
     partition = cell.data["partition"]
     return {
@@ -161,9 +164,15 @@ def described(cell: Cell) -> dict[str, Value]:
 
 
 def _dataset(data: Mapping[str, Any]) -> str:
-    """The data set for people; trained on coarse labels it is another task."""
-    coarse = data.get("coarse")
-    return str(data["name"]) if coarse is None else f"{data['name']}, {len(set(coarse))} coarse labels"
+    """The data set for people; trained on coarse labels, or met by another attacker, it is named apart."""
+    coarse, other, known = data.get("coarse"), data.get("aux_source"), data.get("known")
+    parts = [str(data["name"])]
+    parts += [] if coarse is None else [f"{len(set(coarse))} coarse labels"]
+    if other is not None:
+        file = f" {Path(other['path']).name}" if other.get("path") else ""  # two npz are two sources
+        parts.append(f"auxiliary from {other['name']}{file}")
+    parts += [] if known is None else [f"{known} known label{'s' * (known != 1)} a class"]
+    return ", ".join(parts)
 
 
 def model_name(model: Mapping[str, Any]) -> str:

@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from splitguard.api import ATTACKS, DEFENSES, Attack, Goal, Labels, Mode, Profile, Seat
-from splitguard.engine.goals import NO_ATTRIBUTE
-from splitguard.engine.threat import refusal
+from splitguard.api import ATTACKS, DEFENSES, Attack, Labels, Mode, Profile, Seat
 from splitguard.engine.training import Training
 from splitguard.errors import BadSetting, SplitguardError, near_miss
 from splitguard.matrix.axes import combinations
@@ -23,6 +21,7 @@ from splitguard.matrix.cell import Cell, Plugin
 from splitguard.matrix.deployments import Networks, Task
 from splitguard.matrix.plugins import as_plugin, built, plain
 from splitguard.matrix.reading import MatrixError, Place, Source
+from splitguard.matrix.refusals import why_refused
 from splitguard.matrix.spec import Block, MatrixFile
 from splitguard.registry import parse_spec
 
@@ -229,7 +228,9 @@ def _crossed(axes: _Axes, networks: Networks) -> Iterator[Resolved]:
         spot = networks.spot(model, task, mode=mode, owner=owner, cut=cut, defense=defense)
         aims = [*axes.attacks, *axes.breakers.get(_names(defense), ())]
         for profile, adaptive, aim in itertools.product(axes.profiles, axes.adaptive, aims):
-            reason = spot.reason or _refused(aim.attack, task, mode, spot.labels, profile)
+            reason = spot.reason or why_refused(
+                aim.attack, task.data, mode=mode, labels=spot.labels, profile=profile, defense=defense
+            )
             for seed in axes.seeds:
                 cell = Cell(
                     data=task.data,
@@ -252,9 +253,3 @@ def _crossed(axes: _Axes, networks: Networks) -> Iterator[Resolved]:
 
 def _names(defense: tuple[Plugin, ...]) -> tuple[str, ...]:
     return tuple(part.name for part in defense)
-
-
-def _refused(attack: Attack, task: Task, mode: Mode, labels: Labels, profile: Profile) -> str | None:
-    if attack.goal is Goal.ATTRIBUTE and task.data.get("coarse") is None:
-        return NO_ATTRIBUTE
-    return refusal(attack.threat, attack.goal, mode=mode, labels=labels, profile=profile)[2]

@@ -11,6 +11,7 @@ from typing import Any
 
 from splitguard.api import Goal
 from splitguard.engine.training import Training
+from splitguard.matrix.alarms import SUMMED_ALARMS, summed_alarms, watched
 from splitguard.matrix.cell import UNKEYED, Cell
 from splitguard.matrix.record import Record, Value
 from splitguard.metrics.stats import clopper_pearson, t_interval
@@ -36,7 +37,16 @@ SUMMARY_COLUMNS = (
     *("deployment", *WHO, "train", "profile", "adaptive", "seeds", *PRIVACY),
     *("usable", "accuracy", "accuracy_low", "accuracy_high", "accuracy_drop", "aux_accuracy"),
     *(f"{name}{part}" for name in WORST for part in ("", "_low", "_high", "_attack", "_phase", "_seeds")),
-    *("interval", "attacks_ok", "attacks_refused", "attacks_failed", "attacks_weak", *COSTS, "train_seconds"),
+    *(
+        "interval",
+        "attacks_ok",
+        "attacks_refused",
+        "attacks_failed",
+        "attacks_weak",
+        *SUMMED_ALARMS,
+        *COSTS,
+        "train_seconds",
+    ),
 )
 
 
@@ -72,7 +82,8 @@ def _row(key: str, records: list[Record]) -> dict[str, Value]:
     for status in ("ok", "refused", "failed"):
         row[f"attacks_{status}"] = sum(r.status == status for r in records)
     row["attacks_weak"] = sum(r.values.get("weak") is True for r in records)
-    return row
+    seats = [(str(r.cell.attack) if r.cell.active else None, r.cell.seed, r.values) for r in records]
+    return row | summed_alarms(watched(seats))
 
 
 def _accuracy(records: Sequence[Record]) -> dict[str, Value]:

@@ -174,7 +174,14 @@ class _Trial:
 
     def _score(self, session: Session, attack: Attack) -> None:
         cell, phase = self.cell, self.phase
-        view = session.view(attack, phase=phase, profile=Profile.parse(cell.profile), adaptive=cell.adaptive)
+        # The session may have been opened for another cell, to whose attacker more labels were known, or fewer.
+        view = session.view(
+            attack,
+            phase=phase,
+            profile=Profile.parse(cell.profile),
+            adaptive=cell.adaptive,
+            known=cell.data.get("known", 1),
+        )
         if len(view.ids) == 0:
             raise NotSupported(f"there are no {phase} victims that the {view.party} could attack; see data: victims")
         began = time.perf_counter()

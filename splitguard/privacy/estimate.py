@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,9 @@ from torch import Tensor
 from splitguard.errors import BadSetting
 from splitguard.privacy.accounting import epsilon_of
 from splitguard.privacy.game import STATISTICS, WORLDS, Played, Send, play
+from splitguard.privacy.label_game import LABEL_STATISTICS, LABEL_WORLDS, Tell, play_labels
 
-__all__ = ["Claim", "Estimate", "Tested", "estimate_epsilon"]
+__all__ = ["Claim", "Estimate", "Tested", "estimate_epsilon", "estimate_label_epsilon"]
 
 #: The share of the trials that picks threshold and sign; the others test.
 PICKING = 4
@@ -126,12 +127,33 @@ def estimate_epsilon(
     releases of a batch, other rows included, not on trained weights.
     """
     setting = {"shape": shape, "clip": claim.clip, "batch": batch, "releases": claim.releases, "trials": trials}
-    tail = MISTAKE / (2 * len(WORLDS) * len(STATISTICS))
-    tests = tuple(
-        test
-        for played in play(send, **setting, generator=generator)  # type: ignore[arg-type]
-        for test in _tests(played, claim, tail)
-    )
+    games = play(send, **setting, generator=generator)  # type: ignore[arg-type]
+    return _estimate(games, claim, trials, worlds=len(WORLDS), statistics=STATISTICS)
+
+
+def estimate_label_epsilon(
+    tell: Tell, claim: Claim, *, classes: int = 10, batch: int = 32, trials: int = 1000, generator: torch.Generator
+) -> Estimate:
+    """The same for a mechanism that changes labels, in the game of `splitguard.privacy.label_game.play_labels`.
+
+    Args:
+        tell: the mechanism.
+        claim: what it claims; its clip does not count here.
+        classes: K.
+        batch: rows in a batch, as deployed.
+        trials: of each side of each world.
+        generator: the mechanism draws from it.
+    """
+    games = play_labels(tell, classes=classes, batch=batch, releases=claim.releases, trials=trials, generator=generator)
+    return _estimate(games, claim, trials, worlds=len(LABEL_WORLDS), statistics=LABEL_STATISTICS)
+
+
+def _estimate(
+    games: Iterable[Played], claim: Claim, trials: int, *, worlds: int, statistics: Sequence[str]
+) -> Estimate:
+    """What all tests together show."""
+    tail = MISTAKE / (2 * worlds * len(statistics))
+    tests = tuple(test for played in games for test in _tests(played, claim, tail, statistics))
     best = max(tests, key=lambda test: test.lower)
     claimed = claim.epsilon if claim.mu is None else claim.mu
     counted = torch.tensor([trials - trials // PICKING])
@@ -148,9 +170,9 @@ def estimate_epsilon(
     )
 
 
-def _tests(played: Played, claim: Claim, tail: float) -> Iterator[Tested]:
+def _tests(played: Played, claim: Claim, tail: float, statistics: Sequence[str]) -> Iterator[Tested]:
     picked = len(played.left) // PICKING
-    for number, statistic in enumerate(STATISTICS):
+    for number, statistic in enumerate(statistics):
         left, right = played.left[:, number], played.right[:, number]
         if not bool(torch.isfinite(torch.cat([left, right])).all()):
             raise BadSetting(f"{played.world}: the mechanism sent values that are not finite")

@@ -137,6 +137,10 @@ class Deployment:
         """Records that are ok, of one goal or of all."""
         return [r for r in self.records if r.status == "ok" and goal in (None, r.cell.goal)]
 
+    def asks(self, goal: str) -> bool:
+        """Whether the matrix has an attack after ``goal`` on it, finished or not."""
+        return any(r.cell.goal == goal for r in self.records) or any(cell.goal == goal for cell, _ in self.missing)
+
     def why_not(self, goal: str) -> str:
         """Why nothing is known about ``goal``, in a few words."""
         if not self.split:

@@ -141,11 +141,14 @@ def _chance(deployment: Deployment) -> str:
     return "" if chance is None else f", chance {percent(float(chance))}"
 
 
+_PLURAL = {Goal.ATTRIBUTE: "attributes", Goal.FUNCTIONALITY: "the network's function"}
+
+
 def _not_evaluated(everyone: Sequence[Deployment]) -> Group:
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for deployment, goal in _unknown(everyone):
-        groups[goal.value, deployment.why_not(goal)].append(deployment.number)
-    out = tuple(Gap(f"leakage of {goal}", why, numbers(where), None) for (goal, why), where in groups.items())
+        groups[_PLURAL.get(goal, goal.value), deployment.why_not(goal)].append(deployment.number)
+    out = tuple(Gap(f"leakage of {what}", why, numbers(where), None) for (what, why), where in groups.items())
     meaning = "No finished attack after this goal, so nothing is known; that is not a leakage of 0."
     return Group("Not evaluated", meaning, out, sum(map(len, groups.values())))
 
@@ -153,6 +156,9 @@ def _not_evaluated(everyone: Sequence[Deployment]) -> Group:
 def _unknown(everyone: Sequence[Deployment]) -> Iterator[tuple[Deployment, Goal]]:
     for goal, column in ((Goal.INPUTS, "worst_input"), (Goal.LABELS, "worst_label")):
         yield from ((d, goal) for d in everyone if d.worst(column) is None)
+    for goal in (Goal.ATTRIBUTE, Goal.MEMBERSHIP, Goal.FUNCTIONALITY):  # only where somebody asked
+        if any(d.asks(goal) for d in everyone):
+            yield from ((d, goal) for d in everyone if not d.finished(goal))
 
 
 def _not_run(everyone: Sequence[Deployment]) -> Group:

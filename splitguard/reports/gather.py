@@ -18,6 +18,8 @@ __all__ = ["SEPARATOR", "UNDEFENDED", "comparable", "deployments", "short_names"
 
 #: What names a deployment where it differs between deployments, beside mode, cut and defense.
 CONTEXT = ("dataset", "model", "clients", "partition")
+#: What the attacker has of the data, likewise.
+AUXILIARY = ("aux", "aux_classes")
 SEPARATOR = " \N{MIDDLE DOT} "
 UNDEFENDED = "undefended"
 
@@ -93,6 +95,13 @@ def _setting(name: str, value: Any) -> str:
     return " ".join([*head, *(f"{k}={v}" for k, v in value.items() if k != "name")])
 
 
+def _auxiliary(name: str, value: Any) -> str:
+    """How many auxiliary rows, or of which classes, in a name."""
+    if name == "aux":
+        return f"{value} auxiliary rows"
+    return "auxiliary of all classes" if value is None else f"auxiliary of classes {', '.join(map(str, value))}"
+
+
 def _plain(results: Results) -> Iterator[dict[str, Any]]:
     """The rows of the summary with None for what is missing."""
     import pandas as pd
@@ -105,12 +114,14 @@ def _names(cells: Sequence[Cell]) -> dict[str, str]:
     """A name for each deployment key: mode, cut and defense, then what else differs."""
     shown = [described(cell) for cell in cells]
     differ = [name for name in CONTEXT if len({row[name] for row in shown}) > 1]
+    sizes = [name for name in AUXILIARY if len({str(cell.data.get(name)) for cell in cells}) > 1]
     trained = _training_differences(cells)
     out = {}
     for cell, row in zip(cells, shown, strict=True):
         plain = Deployment(0, cell, "", {}, (), (), "")
         parts = [plain.mode, *([plain.cut] if plain.cut else []), plain.defense if plain.defended else UNDEFENDED]
         parts += [f"{row[name]} clients" if name == "clients" else str(row[name]) for name in differ]
+        parts += [_auxiliary(name, cell.data.get(name)) for name in sizes]
         parts += [_setting(name, cell.training.get(name)) for name in trained]
         if len({other.profile for other in cells}) > 1:
             parts.append(f"against {cell.profile}")

@@ -118,6 +118,8 @@ def _facts(results: Results, cells: Sequence[Cell], everyone: Sequence[Deploymen
 def _data(cell: Cell) -> str:
     data, shown = cell.data, described(cell)
     sizes = ", ".join(f"{count(data[part])} {what}" for part, what in PARTS.items() if data.get(part) is not None)
+    if data.get("aux_classes") is not None:
+        sizes += f" (of classes {', '.join(map(str, data['aux_classes']))})"
     whom = " and ".join(f"{count(n)} {kind}" for kind, n in (data.get("victims") or {}).items())
     return (
         f"{shown['dataset']}: {sizes} rows; {whom} victims; {plural(cell.data['clients'], 'client')}, "

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from splitguard.reports.alarms import noticed
 from splitguard.reports.answer import answer
+from splitguard.reports.beyond import Panel, beyond, heading
 from splitguard.reports.candidates import Match, matches
 from splitguard.reports.chart import NEUTRAL, Chart, Series
 from splitguard.reports.depth import depth_charts
@@ -23,6 +25,7 @@ from splitguard.reports.pictures import affordable, strips
 from splitguard.reports.plots import FRONT, Look, tradeoffs
 from splitguard.reports.still import gauge, svg, swatch
 from splitguard.reports.tables import COLUMNS
+from splitguard.reports.unbiased import unbiased
 from splitguard.reports.words import bracket, decimal, numbers, percent, plural, victims_of
 
 if TYPE_CHECKING:
@@ -58,7 +61,7 @@ def render(results: Results) -> str:
     said = {dataset: answer(group) for dataset, group in comparable(everyone).items()}
     run = overview(results, everyone)
     look, shown = Look.of(everyone), affordable(results, everyone)
-    panels, depth = tradeoffs(everyone, look), depth_charts(everyone)
+    panels, depth, others = tradeoffs(everyone, look), depth_charts(everyone), beyond(everyone)
     scripts = [_plotly()] if any(chart.series for chart in (*panels, *depth)) else []
     scripts.append((TEMPLATES / "page.js").read_text(encoding="utf-8"))
     environment = Environment(
@@ -91,6 +94,10 @@ def render(results: Results) -> str:
         shown=shown,
         galleries=_galleries(results, everyone, shown, [a.best for a in said.values() if a.best is not None]),
         matches=_matched(everyone),
+        alarms=noticed(everyone),
+        unbiased=unbiased(everyone),
+        goals=_goals(others),
+        goals_heading=heading(others),
         guarantees=_guarantees(everyone),
         unguaranteed=numbers(d.number for d in everyone if not d.sentences()),
         gaps=gaps(everyone),
@@ -196,6 +203,16 @@ def _row(match: Match) -> dict[str, Any]:
         "chance": percent(match.chance),
         "gauge": Markup(gauge(match.share, low, high, chance=match.chance, bound=match.bound)),
     }
+
+
+def _goals(panels: Sequence[Panel]) -> list[dict[str, Any]]:
+    """Panels of the goals beyond inputs and labels, with gauges that the template does not escape."""
+    from markupsafe import Markup
+
+    return [
+        {"panel": panel, "rows": [{"finding": found, "gauge": Markup(found.gauge)} for found in panel.findings]}
+        for panel in panels
+    ]
 
 
 def _guarantees(everyone: Sequence[Deployment]) -> list[tuple[str, str]]:

@@ -124,19 +124,32 @@ def swatch(series: Series) -> str:
     return "".join([*out, "</svg>"])
 
 
-def gauge(share: float, low: float, high: float, *, chance: float, bound: float | None) -> str:
-    """A share in 0..1 with its interval, between chance (dotted) and what is possible at most (a line)."""
+def gauge(
+    share: float,
+    low: float | None,
+    high: float | None,
+    *,
+    chance: float,
+    bound: float | None,
+    words: tuple[str, str] = ("chance", "bound"),
+) -> str:
+    """A share in 0..1 with its interval, between chance (dotted) and what is possible at most (a line).
+
+    ``words`` are what the two are called where they are read aloud.
+    """
 
     def x(value: float) -> str:
-        return f"{2 + 172 * value:.1f}"
+        return f"{2 + 172 * min(max(value, 0.0), 1.0):.1f}"
 
-    said = f"{share:.2f}, interval {low:.2f} to {high:.2f}, chance {chance:.2f}"
-    said += f", bound {bound:.2f}" if bound is not None else ", no bound"
+    said, between = f"{share:.2f}, ", ""
+    if low is not None and high is not None:
+        said += f"interval {low:.2f} to {high:.2f}, "
+        between = f'<path d="M{x(low)} 12H{x(high)}" stroke="currentColor" stroke-width="1.2"/>'
+    said += f"{words[0]} {chance:.2f}, " + (f"no {words[1]}" if bound is None else f"{words[1]} {bound:.2f}")
     limit = f'<path d="M{x(bound)} 1V23" stroke="currentColor" stroke-width="2"/>' if bound is not None else ""
     return (
         f'<svg class="gauge" viewBox="0 0 176 24" role="img" aria-label="{said}" fill="none">'
         '<path d="M2 12H174" stroke="currentColor" stroke-opacity=".18" stroke-width="8"/>'
-        f'<path d="M2 12H{x(share)}" stroke="{PALETTE[0]}" stroke-width="8"/>'
-        f'<path d="M{x(low)} 12H{x(high)}" stroke="currentColor" stroke-width="1.2"/>'
+        f'<path d="M2 12H{x(share)}" stroke="{PALETTE[0]}" stroke-width="8"/>{between}'
         f'<path d="M{x(chance)} 3V21" stroke="currentColor" stroke-dasharray="2 2"/>{limit}</svg>'
     )

@@ -16,6 +16,7 @@ from splitguard.errors import BadSetting, near_miss
 
 if TYPE_CHECKING:
     from splitguard.api import Defense
+    from splitguard.engine.mechanism import Mechanism
     from splitguard.privacy.estimate import Estimate
 
 __all__ = ["estimate"]
@@ -26,7 +27,9 @@ def estimate(
     module: str | None,
     settings: list[str],
     *,
+    channel: str | None,
     shape_text: str,
+    classes: int,
     batch: int,
     releases: int,
     trials: int,
@@ -36,28 +39,35 @@ def estimate(
     """Plays the game against a defense, prints what it showed, and says whether the claim stands."""
     import torch
 
-    from splitguard.engine.mechanism import as_mechanism
-    from splitguard.privacy.estimate import estimate_epsilon
+    from splitguard.engine.mechanism import CHANNELS, as_mechanism
+    from splitguard.privacy.estimate import estimate_epsilon, estimate_label_epsilon
     from splitguard.seeding import generator
     from splitguard.terminal.numbers import shape_of
 
+    if channel is not None and channel not in CHANNELS:
+        raise BadSetting(near_miss(channel, CHANNELS, what="channel"))
     torch.set_num_threads(1)
-    shape = shape_of(shape_text)
+    shape, draws = shape_of(shape_text), generator(seed, "estimate")
     defense = _defense(name, module, settings)
-    send, claim = as_mechanism(defense, shape=shape, batch=batch, releases=releases)
-    found = estimate_epsilon(
-        send, claim, shape=shape, batch=batch, trials=trials, generator=generator(seed, "estimate")
-    )
+    one = as_mechanism(defense, shape=shape, batch=batch, releases=releases, classes=classes, channel=channel)
+    if one.tell is not None:
+        found = estimate_label_epsilon(
+            one.tell, one.claim, classes=classes, batch=batch, trials=trials, generator=draws
+        )
+    else:
+        assert one.send is not None
+        found = estimate_epsilon(one.send, one.claim, shape=shape, batch=batch, trials=trials, generator=draws)
     if as_json:
         values = dataclasses.asdict(found)
-        print(json.dumps({**values, "claim": dataclasses.asdict(claim)}, default=str))
+        print(json.dumps({**values, "channel": one.channel, "claim": dataclasses.asdict(one.claim)}, default=str))
     else:
-        _print(found, defense, claim.epsilon, claim.delta)
+        _print(found, defense, one)
     return not found.flagged
 
 
-def _print(found: Estimate, defense: Defense, epsilon: float, delta: float) -> None:
-    title = f"{defense.name}: epsilon {epsilon:.4g}, delta {delta:g} claimed for a row's own messages"
+def _print(found: Estimate, defense: Defense, one: Mechanism) -> None:
+    whose = {"inputs": "a row's own messages", "labels": "what its own messages tell of a row's label"}[one.channel]
+    title = f"{defense.name}: epsilon {one.claim.epsilon:.4g}, delta {one.claim.delta:g} claimed for {whose}"
     table = Table(title=title, caption=str(found))
     for heading in ("world", "statistic", f"{found.measure} at least"):
         table.add_column(heading, justify="right" if heading.endswith("least") else "left")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from splitguard.engine.train import train
 from splitguard.engine.training import Training
 from splitguard.errors import BadSetting
 from splitguard.metrics import mse, ssim
-from tests.attacks.views import Centre, Noise, gen, network, sent_view, smooth
+from tests.attacks.views import Centre, Mute, Noise, gen, network, sent_view, smooth
 from tests.engine import toys
 
 CONV = (Centre(), nn.Conv2d(1, 6, 3, padding=1), nn.ReLU())
@@ -106,7 +107,7 @@ def test_it_stops_where_noise_begins() -> None:
     attack = build(steps=200, tv=0.0)
     guess = attack.run(view, gen())
     assert guess.images is not None
-    assert guess.budget.steps < 200
+    assert guess.budget.steps < 3 * 200  # for the victims, and for two ways that were tried
     assert guess.converged
     reached, truth = attack.objective(view, guess.images), attack.objective(view, x)
     assert reached is not None
@@ -118,6 +119,22 @@ def test_it_stops_where_noise_begins() -> None:
     painted = build(steps=200, tv=0.0).run(naive, gen()).images
     assert painted is not None
     assert float(mse(guess.images, x).mean()) < 0.8 * float(mse(painted, x).mean())
+
+
+def test_where_knowing_the_defense_misleads_it_does_what_a_static_attacker_does() -> None:
+    x = smooth(5)
+    view = sent_view(x, [network(0, CONV)], [[0]] * 5, aux=AUX, defense=Mute())
+    attack = build(steps=60, width=4)
+    guess = attack.run(view, gen())
+    assert guess.images is not None
+    assert guess.settings["adaptive"] is False
+    assert guess.budget.steps == 60 + 60 + 1  # where nothing is to be matched, one step is enough
+    static = build(steps=60, width=4).objective(replace(view, adaptive=False), guess.images)
+    chosen = attack.objective(view, guess.images)
+    assert static is not None
+    assert chosen is not None
+    assert torch.equal(chosen, static)
+    assert float(mse(guess.images, x).mean()) < 0.2 * float(x.var(0).mean())
 
 
 def test_without_noise_it_never_stops_early_and_batches_bound_the_work() -> None:

@@ -140,8 +140,9 @@ def test_it_draws_the_defense_and_its_penalty_only_if_it_may_know_them() -> None
         defense.drawn = 0  # the view was made with it
         watch(build(), view, exchanges(smooth(8), head, size=8)).run(view, gen())
         steps = 1 + TINY["finish"]
-        # Beside them the decoder draws once to standardise and once a step; only steps of f~ have a penalty.
-        assert defense.drawn == (steps + 1 + TINY["decode"] if adaptive else 0)
+        # Beside them the decoder draws once to standardise and once a step, and what it is tried on beside one that
+        # knows of no defense is drawn for each of the two; only steps of f~ have a penalty.
+        assert defense.drawn == (steps + 1 + TINY["decode"] + 2 if adaptive else 0)
         assert [batch.labels for batch in defense.batches] == [None] * (steps if adaptive else 0)
 
 

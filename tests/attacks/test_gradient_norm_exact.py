@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,12 @@ from torch.nn import functional as F
 
 from splitguard.api import ATTACKS
 from splitguard.data import load
+from splitguard.engine.cut import split
+from splitguard.engine.threat import Labels
+from splitguard.engine.train import train
+from splitguard.engine.training import Training
 from splitguard.metrics import auc
+from splitguard.models import make_model
 from splitguard.seeding import drawing
 from tests.attacks.views import gen, label_view
 
@@ -89,3 +95,56 @@ def test_one_class_of_fashion_mnist_against_the_rest() -> None:
     model = one_logit(784, seed=2)
     trained(model, z, y, 10)
     assert check(model, z, y) > 0.8
+
+
+class Difference(nn.Module):
+    """The logit that two logits stand for: l_1 - l_0."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, z: Tensor) -> Tensor:
+        scores: Tensor = self.body(z)
+        return scores[:, 1] - scores[:, 0]
+
+
+def test_two_logits_and_cross_entropy_are_one_logit_and_bce() -> None:
+    """Loss and gradient are the same functions of the difference of the logits, to rounding in double precision."""
+    draws = gen()
+    pair = 8 * torch.randn(400, 2, generator=draws, dtype=torch.float64)
+    y = torch.randint(2, (400,), generator=draws)
+    leaf = pair.clone().requires_grad_()
+    losses = F.cross_entropy(leaf, y, reduction="none")
+    one = (pair[:, 1] - pair[:, 0]).requires_grad_()
+    others = F.binary_cross_entropy_with_logits(one, y.double(), reduction="none")
+    torch.testing.assert_close(losses, others, rtol=1e-12, atol=1e-13)
+    (two_grads,) = torch.autograd.grad(losses.sum(), leaf)
+    (one_grad,) = torch.autograd.grad(others.sum(), one)
+    torch.testing.assert_close(two_grads, torch.stack([-one_grad, one_grad], 1), rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_in_a_session_the_length_is_that_of_one_logit_and_bce(seed: int) -> None:
+    """One step on all rows at once, so that the weights behind every gradient are those before the session."""
+    data = load("faces", seed=seed)
+    module = make_model("lenet", input_shape=data.input_shape, classes=2, seed=seed)
+    before = split(copy.deepcopy(module), at="conv2")
+    training = Training(epochs=1, batch_size=len(data.train))
+    session = train(module, data, cut="conv2", labels=Labels.SERVER, training=training, seed=seed)
+    attack = ATTACKS.build("gradient-norm")
+    view = session.view(attack)
+    scores = attack.run(view, gen()).scores
+    assert scores is not None
+    logit = Difference(before.body).eval()
+    lengths = {}
+    for ids in (view.ids, view.known.ids):
+        rows = session.truth(ids)
+        sent = view.context.last(ids).smashed
+        own = vmap(grad(lambda row: logit(row[None])[0]))(sent)
+        with torch.no_grad():
+            off = (logit(sent).sigmoid() - rows.labels.float()).abs()
+        lengths[len(ids)] = off * own.flatten(1).norm(dim=1)
+    zero, one = lengths[2].double().log()
+    by_scores = ((one - zero).sign() * scores[:, 1] + (zero + one) / 2).exp()
+    torch.testing.assert_close(by_scores, lengths[len(view.ids)].double(), rtol=1e-5, atol=0)

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from splitguard.api import ATTACKS, Attack, Guess, View
+from splitguard.api import ATTACKS, Attack, Defense, Guess, View
 from splitguard.building.linear import LinearInverse
 from splitguard.errors import BadSetting
 from splitguard.metrics import mse, psnr, ssim
@@ -50,12 +51,14 @@ def test_it_improves_on_the_linear_guess_and_that_on_the_mean() -> None:
 
 def test_without_noise_it_asks_once_and_with_noise_in_every_epoch() -> None:
     x, head = smooth(4), network(0, CONV)
-    probe, steps, epochs = 2 * 2, 12, 2  # 180 images kept for training in batches of 32: 6 steps an epoch
+    probe, steps, epochs = 2 * 16, 12, 2  # 180 images kept for training in batches of 32: 6 steps an epoch
     once = run(sent_view(x, [head], [[0]] * 4, aux=AUX), steps=steps)
     assert once.budget.queries == probe + 200
     assert (once.budget.steps, once.budget.aux) == (steps, 200)
     fresh = run(sent_view(x, [head], [[0]] * 4, aux=AUX, defense=Noise(0.1)), steps=steps)
-    assert fresh.budget.queries == probe + 20 + epochs * 180
+    static = 200  # the decoder for one draw, which is tried as well
+    assert fresh.budget.queries == probe + 20 + epochs * 180 + static
+    assert fresh.budget.steps == 2 * steps
     naive = run(sent_view(x, [head], [[0]] * 4, aux=AUX, defense=Noise(0.1), adaptive=False), steps=steps)
     assert naive.budget.queries == probe + 200
 
@@ -64,7 +67,7 @@ def test_releases_of_one_head_are_averaged_and_cost_as_many_queries() -> None:
     x, heads = smooth(4), [network(0, CONV), network(1, CONV)]
     frozen = run(sent_view(x, heads, [[1, 1, 1]] * 4, aux=AUX, defense=Noise(0.1)), steps=6)
     assert frozen.settings["releases_averaged"] == 3
-    assert frozen.budget.queries == 2 * 2 + 3 * 200
+    assert frozen.budget.queries == 2 * 16 + 3 * 200 + 200
     for view in (
         sent_view(x, heads, [[0, 1, 1]] * 4, aux=AUX, defense=Noise(0.1)),
         sent_view(x, heads, [[1, 1, 1]] * 4, aux=AUX, defense=Noise(0.1), adaptive=False),
@@ -80,6 +83,25 @@ def test_knowing_the_noise_and_all_releases_helps() -> None:
         assert images is not None
         error[adaptive] = float(mse(images, x).mean())
     assert error[True] < 0.8 * error[False]
+
+
+def test_where_knowing_the_defense_misleads_it_does_what_a_static_attacker_does() -> None:
+    """Half of all releases change their sign: a mean of six loses what each one tells."""
+
+    class Signs(Defense):
+        def released_like(self, smashed: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+            drawn = 2 * torch.randint(2, (len(smashed), 1, 1, 1), generator=generator) - 1
+            return drawn * smashed
+
+    x, head = smooth(20), network(0, CONV)
+    view = sent_view(x, [head], [[0] * 6] * 20, aux=AUX, defense=Signs())
+    guess, static = run(view, steps=120), run(replace(view, adaptive=False), steps=120)
+    assert (guess.settings["fresh_noise"], guess.settings["releases_averaged"]) == (False, 1)
+    assert guess.images is not None
+    assert static.images is not None
+    ours, theirs, mean = (float(mse(g, x).mean()) for g in (guess.images, static.images, AUX.mean(0).expand_as(x)))
+    assert ours < 1.2 * theirs
+    assert theirs < 0.2 * mean
 
 
 def test_the_decoder_of_the_best_epoch_is_used() -> None:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splitguard.api import ATTACKS, Rows, View
+from splitguard.api import ATTACKS, Defense, Rows, View
 from splitguard.attacks.pcat import PCAT
 from splitguard.building.learners import Learners
 from splitguard.errors import BadSetting, NotSupported
-from splitguard.metrics import mse
+from splitguard.metrics import mse, ssim
 from tests.attacks.streams import Recorder, exchanges, stream_view, watch
-from tests.attacks.views import Noise, gen, network, rows_of, smooth
+from tests.attacks.views import Noise, gen, network, rows_of, sent_view, smooth
 
 CONV = (nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
 LINEAR = (nn.Flatten(), nn.Linear(64, 80))
@@ -176,6 +176,30 @@ def test_noise_is_learned_through() -> None:
         assert images is not None
         error[adaptive] = float(mse(images, x).mean())
     assert error[True] < 0.8 * error[False]
+
+
+class Bursts(Defense):
+    """Three releases in ten are drowned in noise: of a mean of six, hardly one is left whole."""
+
+    def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
+        drowned = (torch.rand(len(smashed), generator=generator) < 0.3).view(-1, 1, 1, 1)
+        return smashed + drowned * 100 * torch.randn(smashed.shape, generator=generator)
+
+
+def test_where_knowing_the_defense_misleads_the_decoder_is_that_of_a_static_attacker() -> None:
+    x, head, aux = smooth(12), network(0, CONV), smooth(100, seed=50)
+    attack = build(decode=60, decoder_width=8)
+    found: dict[tuple[str, bool], Tensor] = {}
+    for defense in (Bursts(), Noise(0.3)):
+        for adaptive in (True, False):
+            view = sent_view(x, [head], [[0] * 6] * 12, aux=aux, defense=defense, adaptive=adaptive)
+            images, steps = attack.decoded(view, Learners({"client": (head, 1e-3)}), gen())
+            assert steps == (120 if adaptive else 60)
+            found[type(defense).__name__, adaptive] = ssim(images, x)
+    assert float(found["Noise", True].mean()) > float(found["Noise", False].mean()) + 0.1
+    whole = found["Bursts", False] > 0.5
+    assert int(whole.sum()) >= 5
+    assert bool((found["Bursts", True][whole] > 0.5).all())
 
 
 def test_who_has_not_watched_is_refused() -> None:

@@ -22,7 +22,7 @@ from splitguard.engine.training import Training
 from splitguard.errors import BadSetting, MissingKnowledge
 from splitguard.metrics import mse
 from splitguard.models import make_model
-from tests.attacks.views import Centre, Noise, gen, network, sent_view, smooth
+from tests.attacks.views import Centre, Mute, Noise, gen, network, sent_view, smooth
 from tests.engine import toys
 
 CONV = (Centre(), nn.Conv2d(1, 6, 3, padding=1), nn.ReLU())
@@ -133,11 +133,22 @@ def test_tuning_asks_a_second_shadow_and_counts_it() -> None:
     view = below(smooth(9), labelled(60))
     plain, tuned = run(view, tune=False, **QUICK), run(view, **QUICK)
     one = 20 + 2 * 5  # the best shadow, and a quarter of the steps for each of the two others
-    assert plain.settings == {"slack": 0.3}
+    assert plain.settings == {"slack": 0.3, "adaptive": True}
     assert tuned.settings["slack"] in {1.0, 0.3, 0.1, 0.03}
     assert 2 * one < tuned.budget.steps <= 2 * one + 5 + 10
     assert one < plain.budget.steps <= one + 10
     assert (plain.budget.aux, plain.budget.queries) == (60, 0)
+
+
+def test_where_knowing_the_defense_misleads_it_does_what_a_static_attacker_does() -> None:
+    more = {"train_steps": 150, "steps": 30, "tries": 1}
+    view = below(smooth(9), labelled(60), defense=Mute())
+    guess, blind = run(view, **more), run(view, tune=False, **more)
+    assert (guess.settings["adaptive"], blind.settings["adaptive"]) == (False, True)
+    assert 3 * 150 < guess.budget.steps <= 3 * 150 + 2 * 15 + 30
+    noisy = run(below(smooth(9), labelled(60), defense=Noise(0.3)), **QUICK)
+    one = 20 + 2 * 5
+    assert 3 * one < noisy.budget.steps <= 3 * one + 2 * 5 + 10  # a second way is tried, and counted
 
 
 @pytest.fixture(scope="module")

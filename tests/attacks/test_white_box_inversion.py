@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from splitguard.building.likelihood import JointLikelihood
 from splitguard.building.priors import Spectrum, total_variation
 from splitguard.errors import BadSetting
 from splitguard.metrics import mse, psnr
-from tests.attacks.views import Centre, Noise, gen, network, sent_view, smooth
+from tests.attacks.views import Centre, Mute, Noise, gen, network, sent_view, smooth
 
 LINEAR = (nn.Flatten(), nn.Linear(64, 80))
 CONV = (Centre(), nn.Conv2d(1, 6, 3, padding=1), nn.ReLU())
@@ -99,6 +100,24 @@ def test_knowing_the_noise_and_all_releases_helps() -> None:
         assert images is not None
         error[adaptive] = float(mse(images, x).mean())
     assert error[True] < 0.5 * error[False]
+
+
+def test_where_knowing_the_defense_misleads_it_does_what_a_static_attacker_does() -> None:
+    x, head = smooth(6), network(0, CONV)
+    view = sent_view(x, [head], [[0] * 2] * 6, aux=AUX, defense=Mute())
+    attack, static = build(), build()
+    guess, naive = attack.run(view, gen()), static.run(replace(view, adaptive=False), gen())
+    assert guess.images is not None
+    assert naive.images is not None
+    assert guess.settings["adaptive"] is False
+    assert torch.equal(guess.images, naive.images)
+    assert naive.budget.steps < guess.budget.steps <= naive.budget.steps + 60  # what was tried is counted
+    loss, plain = attack.objective(view, guess.images), static.objective(replace(view, adaptive=False), guess.images)
+    assert loss is not None
+    assert plain is not None
+    assert torch.equal(loss, plain)
+    noisy = sent_view(x, [head], [[0] * 2] * 6, aux=AUX, defense=Noise(0.3))
+    assert attack.run(noisy, gen()).settings["adaptive"] is True
 
 
 def test_under_more_noise_than_signal_it_falls_back_to_what_it_knew_before() -> None:

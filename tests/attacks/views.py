@@ -37,6 +37,13 @@ class Halved(Defense):
         return smashed / 2
 
 
+class Mute(Defense):
+    """Sends all, and tells those who know it that it sends nothing: to know it is to lose."""
+
+    def residual(self, made: Tensor, sent: Tensor) -> Tensor:
+        return 0 * (made - sent)
+
+
 class Centre(nn.Module):
     """2x - 1, as networks do that normalise inside; without it no ReLU of a random head ever switches."""
 

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from splitguard.api import Releases, View
+from splitguard.api import Defense, Releases, View
 from splitguard.building.likelihood import JointLikelihood
 from splitguard.building.optimise import optimise_inputs
+from splitguard.building.simulate import unaware
 from splitguard.errors import MissingKnowledge
 from tests.attacks.views import Halved, Noise, convs, gen, network, sent_view, smooth
 
@@ -103,6 +105,38 @@ def test_pseudo_victims_go_through_the_same_heads_as_often() -> None:
     clean = torch.cat([made[0](known[:1]), made[1](known[:1]), made[2](known[1:])])
     spread_of = (pretended.smashed - clean).square().flatten(1).mean(1) * pretended.count
     assert float((spread_of / 0.04 - 1).abs().max()) < 5 * (2 / 12) ** 0.5
+
+
+def test_who_knows_of_no_defense_may_still_be_shown_what_it_sends() -> None:
+    """The two ways of an adaptive attacker are compared on the same thing: pseudo-victims sent through the defense."""
+    x, heads = smooth(3), convs(2)
+    view = sent_view(x, heads, [[0, 1]] * 3, defense=Noise(0.5))
+    static = unaware(view)
+    assert static is not None
+    plain = JointLikelihood.of(static, releases=1)
+    assert plain.head.tolist() == [1] * 3
+    truth = smooth(2, seed=9)
+    made = heads[1](truth)
+    assert torch.equal(plain.pretend(truth, gen()).smashed, made)
+    shown = plain.pretend(truth, gen(), by=view)
+    assert torch.equal(shown.smashed, made + 0.5 * torch.randn(made.shape, generator=gen()))
+    wrong = shown.misfit(1.0)(truth)
+    expected = (shown.smashed - made).square() / plain.signal  # no variance of noise in it: it knows of none
+    assert torch.allclose(wrong, expected.flatten(1).sum(1), rtol=1e-4)
+
+
+def test_there_is_one_way_only_where_there_is_nothing_to_know() -> None:
+    class Trained(Defense):
+        def penalty(self, batch: object, smashed: Tensor, generator: torch.Generator) -> Tensor:
+            return smashed.sum()
+
+    noisy, open_, trained = (sent_view(smooth(1), convs(1), [[0]], defense=d) for d in (Noise(1), Defense(), Trained()))
+    assert unaware(open_) is None
+    assert unaware(trained) is None
+    assert unaware(replace(noisy, adaptive=False)) is None
+    for found in (unaware(noisy), unaware(trained, ("penalty",))):
+        assert found is not None
+        assert not found.adaptive
 
 
 def test_victims_by_position_and_repeated() -> None:

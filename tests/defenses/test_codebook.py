@@ -108,11 +108,12 @@ class Redrawn(Codebook):
 
 @pytest.mark.parametrize(("kind", "flagged"), [(Codebook, False), (Redrawn, True)])
 def test_the_game_flags_answers_drawn_anew_and_not_the_remembered_one(kind: type[Codebook], flagged: bool) -> None:
-    send, claim = as_mechanism(kind(epsilon=2, words=2), shape=(4,), batch=2, releases=6)
-    found = estimate_epsilon(send, claim, shape=(4,), batch=2, trials=150, generator=generator(0, "game"))
+    one = as_mechanism(kind(epsilon=2, words=2), shape=(4,), batch=2, releases=6)
+    assert one.send is not None
+    found = estimate_epsilon(one.send, one.claim, shape=(4,), batch=2, trials=150, generator=generator(0, "game"))
     assert (found.measure, found.flagged) == ("epsilon", flagged), str(found)
     if not flagged:
-        assert found.lower > 0.5 * claim.epsilon  # the game does see the answers
+        assert found.lower > 0.5 * one.claim.epsilon  # the game does see the answers
 
 
 def test_what_cannot_be_promised_is_refused() -> None:

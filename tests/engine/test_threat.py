@@ -38,7 +38,8 @@ def test_the_table(party: str, labels: str, mode: Mode) -> None:
 def test_the_fed_server_exists_only_in_splitfed() -> None:
     for labels in Labels:
         seen = words(on_the_wire(Party.FED_SERVER, Mode.SPLITFED, labels))
-        assert seen == {"updates", "head"} | ({"tail"} if labels is Labels.CLIENT else set())
+        own = {"updates", "head"} | ({"tail"} if labels is Labels.CLIENT else set())
+        assert seen == own | TABLE["server", str(labels)]  # the two collude
         assert on_the_wire(Party.FED_SERVER, Mode.VANILLA, labels) is Sees.NOTHING
 
 
@@ -97,3 +98,23 @@ def test_label_inference_against_a_party_that_is_given_the_labels_is_refused_in_
     _, _, reason = refusal(FROM_GRADIENTS, Goal.LABELS, mode=Mode.VANILLA, labels=Labels.SENT, profile=Profile.ACTIVE)
     assert reason is not None
     assert "is given the labels" in reason
+
+
+STATED = Threat(Sees.SMASHED | Sees.LABELS, (Party.SERVER, Party.CLIENT))
+
+
+def test_labels_that_a_defense_changed_are_a_goal_for_the_server_they_are_sent_to_and_for_nobody_else() -> None:
+    def asked(labels: Labels, threat: Threat = STATED) -> tuple[Party | None, str | None]:
+        party, _, reason = refusal(
+            threat, Goal.LABELS, mode=Mode.VANILLA, labels=labels, profile=Profile.BLACK_BOX, labels_defended=True
+        )
+        return party, reason
+
+    assert asked(Labels.SENT) == (Party.SERVER, None)
+    _, reason = asked(Labels.SERVER)
+    assert reason is not None
+    assert "this adversary (the server) is given the labels" in reason
+    _, reason = asked(Labels.SENT, Threat(Sees.SMASHED | Sees.LABELS, (Party.CLIENT,)))
+    assert reason == "this adversary (the client) is given the labels"
+    _, reason = asked(Labels.SENT, FROM_GRADIENTS)  # it computes the gradient itself, from what was stated
+    assert reason == "the server never sees: label grad; this adversary (the client) is given the labels"

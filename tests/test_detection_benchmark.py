@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of detectors: medians and ranges over the sessions that raised the alarm, a dash where none did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.detection import matrix, table
+from splitguard.metrics.stats import clopper_pearson
+
+
+def session(detector: str, server: str, seed: int, step: int | None, leakage: float | None = None) -> dict[str, Any]:
+    raised = None if detector == "none" else step is not None
+    rows = None if step is None else 64 * (step + 1)
+    return {
+        "detector": detector, "server": server, "seed": seed, "accuracy": 0.5, "leakage": leakage, "judgements": 9,
+        "raised": raised, "step": step, "rows": rows,
+    }  # fmt: skip
+
+
+def test_the_table() -> None:
+    found = [session("none", "fsha", seed, None, 0.4 + seed / 100) for seed in (7, 8, 9)]
+    found += [session("outlier-probe", "fsha", seed, step, 0.1) for seed, step in ((7, 9), (8, 19), (9, 11))]
+    found += [session("outlier-probe", "honest", seed, None) for seed in (7, 8, 9)]
+    found += [session("gradient-scrutinizer", "honest", 7, 20)]
+    page = table({"rows": 2000, "steps": 256, "seeds": [7, 8, 9], "sessions": found})
+    low = clopper_pearson(3, 3).low
+    assert page.splitlines()[-6:] == [
+        "| detector | server | sessions flagged [95 %] | steps until the alarm | rows sent by then | leakage |",
+        "|---|---|---|---|---|---|",
+        "| none | fsha | no detector | — | — | 0.48 (0.47 to 0.49) |",
+        f"| gradient-scrutinizer | honest | 1 of 1 [{clopper_pearson(1, 1).low:.2f}, 1.00] | 21 | 1,344 | — |",
+        f"| outlier-probe | honest | 0 of 3 [0.00, {clopper_pearson(0, 3).high:.2f}] | — | — | — |",
+        f"| outlier-probe | fsha | 3 of 3 [{low:.2f}, 1.00] | 12 (10 to 20) | 768 (640 to 1,280) | 0.10 |",
+    ]
+    assert "2,000 training rows" in page
+    assert "256 steps" in page
+
+
+def test_every_detector_meets_both_servers_on_every_seed() -> None:
+    asked = matrix(seeds=[7, 8, 9], epochs=8, rows=2000)
+    assert asked["defense"] == ["none", "fake-batch-probe", "gradient-scrutinizer", "outlier-probe"]
+    assert asked["attack"] == ["candidate-match", "fsha"]
+    assert asked["seeds"] == [7, 8, 9]
+    # A head that is frozen, or labels that are not sent, would have every detector refuse.
+    assert "head" not in asked["train"]
+    assert asked["mode"] == "vanilla"

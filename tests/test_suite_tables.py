@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of defenses: what knowing a defense pays, paired seed by seed, against Student's formula."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from statistics import mean, stdev
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks.suite.tables import LOSS, TABLES
+from splitguard.matrix import Cell, Record
+from splitguard.matrix.cell import Plugin
+
+#: The 95 % point of Student's t with two degrees of freedom, from printed tables.
+T95 = 2.91999
+CELL = Cell(
+    data={"name": "faces", "clients": 2, "partition": "iid"},
+    model={"name": "lenet"},
+    mode="vanilla",
+    labels="sent",
+    base=("conv2",),
+    cuts=("conv2",),
+    defense=(Plugin("dropout"),),
+    training={"head": "trained"},
+    attack=Plugin("white-box-inversion"),
+    goal="inputs",
+    active=False,
+    profile="active",
+    adaptive=True,
+    seed=0,
+)
+
+
+def measured(seed: int, adaptive: bool, leakage: float | None, phase: str = "training", **more: Any) -> Record:
+    values = {"leakage": leakage, "accuracy": 0.8}
+    return Record(replace(CELL, seed=seed, adaptive=adaptive, **more), phase, "ok", values=values)
+
+
+def rows_of(*records: Record) -> list[dict[str, Any]]:
+    results: Any = SimpleNamespace(records=list(records))
+    return TABLES["defenses"][0](results)
+
+
+def three(adaptive: tuple[float, ...], static: tuple[float, ...]) -> list[Record]:
+    """Records of both kinds; the order of the static seeds is another one."""
+    known = [measured(seed, True, value) for seed, value in enumerate(adaptive)]
+    return known + [measured(seed, False, value) for seed, value in reversed([*enumerate(static)])]
+
+
+def test_the_limit_is_that_of_the_paired_t_test() -> None:
+    adaptive, static = (0.50, 0.62, 0.71), (0.48, 0.59, 0.69)
+    (row,) = rows_of(*three(adaptive, static))
+    apart = [a - s for a, s in zip(adaptive, static, strict=True)]
+    assert row["pairs"] == 3
+    assert row["gap"] == pytest.approx(mean(apart))
+    assert row["gap_at_least"] == pytest.approx(mean(apart) - T95 * stdev(apart) / math.sqrt(3), abs=1e-6)
+    assert row["gap_at_least"] > 0  # seeds differ by .2, and gaps by .01: unpaired nothing could be told
+    assert (row["adaptive"], row["static"]) == (pytest.approx(mean(adaptive)), pytest.approx(mean(static)))
+
+
+def test_a_constant_gap_is_its_own_limit_and_a_loss_is_marked() -> None:
+    (row,) = rows_of(*three((0.2, 0.3, 0.4), (0.25, 0.35, 0.45)))
+    assert row["gap_at_least"] == pytest.approx(-0.05)
+    (fine,) = rows_of(*three((0.2, 0.3, 0.4), (0.2, 0.3, 0.4)))
+    assert fine["gap_at_least"] == 0
+    table = TABLES["defenses"][1]
+    assert "-0.050 !" in table([row, fine])
+    assert f"Limits of at least {LOSS}: 1 of 2." in table([row, fine])
+    assert " !" not in table([fine]).split("|---|")[-1]
+
+
+def test_only_whole_pairs_count_and_without_two_of_them_there_is_no_limit() -> None:
+    left_over = [measured(7, True, 0.9), measured(8, False, 0.1), measured(9, True, None)]
+    (row,) = rows_of(*three((0.5, 0.6, 0.7), (0.4, 0.5, 0.6)), *left_over)
+    assert (row["pairs"], row["gap"], row["gap_at_least"]) == (3, pytest.approx(0.1), pytest.approx(0.1))
+    (single,) = rows_of(measured(0, True, 0.5), measured(0, False, 0.4))
+    assert (single["pairs"], single["gap_at_least"]) == (1, None)
+    (alone,) = rows_of(measured(0, True, 0.5))
+    assert (alone["pairs"], alone["gap"], alone["gap_at_least"], alone["static"]) == (0, None, None, None)
+    assert TABLES["defenses"][1]([alone]).rstrip().endswith("0 of 0.")
+
+
+def test_other_victims_and_other_trainings_are_no_partners() -> None:
+    """Two deployments may have one name in the table; a value is paired with that of its own training."""
+    longer: dict[str, Any] = {"training": {"head": "trained", "epochs": 9}}
+    mixed = [measured(0, True, 0.5), measured(0, False, 0.4), measured(0, True, 0.8, **longer)]
+    (row,) = rows_of(*mixed, measured(0, False, 0.6, **longer), measured(0, False, 0.0, phase="query"))
+    assert (row["pairs"], row["gap"]) == (2, pytest.approx(0.15))
