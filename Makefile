@@ -43,7 +43,7 @@ check: $(READY)  ## style, types, and which module may import which
 	$(BIN)/pytest -q tests/test_layers.py tests/test_prose.py
 
 test-slow: $(READY)  ## the minutes of evidence; TESTS=tests/test_packaging.py picks some
-	$(BIN)/pytest -m slow $(TESTS)
+	$(BIN)/pytest -m slow -n $(WORKERS) --dist worksteal $(TESTS)
 
 bench: $(READY)  ## measure what the README claims about speed
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done

@@ -100,6 +100,7 @@ def test_the_loss_is_that_of_the_formula() -> None:
     assert torch.allclose(at_other, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_stops_where_noise_begins() -> None:
     """With noise, going on means to paint it: each image is kept at the misfit that noise alone explains."""
     x = smooth(6)

@@ -85,6 +85,7 @@ def test_knowing_the_noise_and_all_releases_helps() -> None:
     assert error[True] < 0.8 * error[False]
 
 
+@pytest.mark.slow
 def test_where_knowing_the_defense_misleads_it_does_what_a_static_attacker_does() -> None:
     """Half of all releases change their sign: a mean of six loses what each one tells."""
 

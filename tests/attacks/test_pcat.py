@@ -186,6 +186,7 @@ class Bursts(Defense):
         return smashed + drowned * 100 * torch.randn(smashed.shape, generator=generator)
 
 
+@pytest.mark.slow
 def test_where_knowing_the_defense_misleads_the_decoder_is_that_of_a_static_attacker() -> None:
     x, head, aux = smooth(12), network(0, CONV), smooth(100, seed=50)
     attack = build(decode=60, decoder_width=8)

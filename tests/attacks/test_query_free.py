@@ -140,6 +140,7 @@ def test_tuning_asks_a_second_shadow_and_counts_it() -> None:
     assert (plain.budget.aux, plain.budget.queries) == (60, 0)
 
 
+@pytest.mark.slow
 def test_where_knowing_the_defense_misleads_it_does_what_a_static_attacker_does() -> None:
     more = {"train_steps": 150, "steps": 30, "tries": 1}
     view = below(smooth(9), labelled(60), defense=Mute())

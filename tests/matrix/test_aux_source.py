@@ -81,6 +81,7 @@ def test_rows_of_another_shape_are_refused_before_anything_runs(tmp_path: Path) 
         cells(aux_source={"name": "npz", "path": str(path)})
 
 
+@pytest.mark.slow
 def test_a_run_trains_the_same_network_and_names_its_deployments_apart(tmp_path: Path) -> None:
     npz = {"name": "npz", "path": strangers(tmp_path)}
     blocks = [{"data": {"aux_source": npz, "aux": [5, 10]}}, {"data": {"aux": 10}}, {"data": {"aux_classes": [0]}}]

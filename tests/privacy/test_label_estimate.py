@@ -168,6 +168,7 @@ def mechanism(defense: Any, **more: Any) -> Mechanism:
     return as_mechanism(defense, shape=(3,), batch=BATCH, releases=RELEASES, classes=CLASSES, **more)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "flagged"), [(LabelDp, False), (Forgets, True)])
 @pytest.mark.parametrize("prior", ["uniform", "aux"])
 def test_the_defense_keeps_its_word_and_one_that_forgets_does_not(
@@ -181,6 +182,7 @@ def test_the_defense_keeps_its_word_and_one_that_forgets_does_not(
     assert found.flagged == flagged, str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forgotten", [1.0, 0.25])
 def test_noise_on_returned_gradients_is_a_claim_about_labels_too(forgotten: float) -> None:
     """At a quarter of the noise it promised it is flagged, at all of it not."""
