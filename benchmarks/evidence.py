@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was measured, in words, from the stored results: docs/evidence.md.
+
+Run: ``python -m benchmarks.evidence``, after a benchmark has stored its JSON by ``--out benchmarks/results/NAME.json``.
+A test holds the page against what this writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+__all__ = ["page"]
+
+STORED = Path(__file__).parent / "results"
+DOCS = Path(__file__).parents[1] / "docs" / "evidence.md"
+Result = dict[str, Any]
+
+INTRODUCTION = """# What was measured
+
+Each line is written from a stored result in `benchmarks/results` by `python -m benchmarks.evidence`, and the command
+beside it measures it again. Times are of one core without a GPU.
+
+| what | found | command |
+|---|---|---|
+"""
+
+
+def engine(found: Result) -> str:
+    """Split against unsplit steps."""
+    cases = (
+        f"{name}: {case['ratio']:.3f} [{case['ratio_low']:.3f}, {case['ratio_high']:.3f}]"
+        for name, case in found["cases"].items()
+    )
+    return f"a split training step takes, of an unsplit one: {'; '.join(cases)}"
+
+
+def inversion(found: Result) -> str:
+    """White-box inversion beside the published schedule."""
+    ours, best = found["ours"], max(found["reference"], key=lambda r: float(r["psnr"]))
+    paper = found["paper"]
+    return (
+        f"{ours['psnr']:.1f} dB / SSIM {ours['ssim']:.3f} in {ours['seconds_an_image']:.1f} s an image, where the "
+        f"reference schedule reaches {best['psnr']:.1f} dB / {best['ssim']:.3f} in {best['seconds_an_image']:.0f} s; "
+        f"the paper, on its own network, {paper['psnr']} dB / {paper['ssim']}"
+    )
+
+
+def matrix(found: Result) -> str:
+    """What the runner costs."""
+    rest, minutes = 100 * found["share_of_the_rest"], found["seconds"] / 60
+    return (
+        f"{found['trainings']} trainings serve {found['attacks']} attacks on {found['deployments']} deployments; of "
+        f"one worker's {minutes:.0f} min {rest:.1f} % are neither training nor attack; `splitguard --help` takes "
+        f"{found['seconds_help']:.2f} s"
+    )
+
+
+def averaging(found: Result) -> str:
+    """Noise that nobody accounts for."""
+    frozen = "; ".join(
+        f"T = {case['T']}: SSIM {case['ssim_T_releases']:.3f} against {case['ssim_one_release']:.3f}"
+        for case in found["frozen"]
+    )
+    trained = found["trained"]
+    return (
+        f"under a frozen head, T releases at sigma tell what one at sigma / sqrt(T) does ({frozen}); under a trained "
+        f"head the joint attack reaches {trained['joint']:.3f}, the best single release {trained['best_single']:.3f}, "
+        f"the mean of all releases {trained['latent_mean']:.3f}"
+    )
+
+
+def nopeek(found: Result) -> str:
+    """What NoPeek's weight buys."""
+    rows = "; ".join(
+        f"{row['weight']:g}: {row['dcor']['mean']:.2f}, {row['accuracy']['mean']:.3f}, {row['ssim']['mean']:.2f}"
+        for row in found["rows"]
+    )
+    return f"weight: distance correlation, accuracy, SSIM of white-box inversion: {rows}"
+
+
+def gradient_norm(found: Result) -> str:
+    """Label leakage by length."""
+    areas = ", ".join(f"{row['auc_known_5']:.3f}" for row in found["epochs"])
+    return f"{found['what']}: AUC by epoch {areas}"
+
+
+def reference_unsplit(found: Result) -> str:
+    """UnSplit beside its code."""
+    ours, theirs = found["ours"], found["reference"]
+    return (
+        f"SSIM {ours['same_images']['ssim']:.3f} in {ours['seconds_an_image']:.1f} s an image, where the reference "
+        f"schedule reaches {theirs['ssim']:.3f} in {theirs['seconds_an_image_for_1000_rounds']:.0f} s, and the mean "
+        f"image {found['mean_image']['ssim']:.3f}"
+    )
+
+
+def reference_fsha(found: Result) -> str:
+    """FSHA beside its code."""
+    ours, theirs = found["ours"], found["reference"]
+    return (
+        f"mean squared error {ours['mse']:.4f} after {ours['steps']} steps and {ours['seconds'] / 60:.0f} min, where "
+        f"the reference needs {theirs['steps']} steps, {theirs['seconds'] / 60:.0f} min, to its log's "
+        f"{theirs['mse_published']}"
+    )
+
+
+CLAIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
+    "engine": ("The engine's cost", engine),
+    "matrix": ("The matrix's cost", matrix),
+    "inversion": ("White-box inversion, He et al.'s network at ReLU22, CIFAR-10", inversion),
+    "reference_unsplit": ("UnSplit against its own schedule", reference_unsplit),
+    "reference_fsha": ("FSHA against its own code, MNIST", reference_fsha),
+    "gradient_norm": ("Labels by the length of gradients", gradient_norm),
+    "averaging": ("Noise is averaged away", averaging),
+    "nopeek": ("NoPeek's trade", nopeek),
+}
+
+
+def page() -> str:
+    """The Markdown page."""
+    lines = []
+    for name, (title, told) in CLAIMS.items():
+        path = STORED / f"{name}.json"
+        found = told(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else "not run yet"
+        lines.append(f"| {title} | {found} | `python -m benchmarks.{name}` |\n")
+    return INTRODUCTION + "".join(lines)
+
+
+def main() -> None:
+    """Writes the page."""
+    DOCS.write_text(page(), encoding="utf-8")
+    print(page())
+
+
+if __name__ == "__main__":
+    main()
