@@ -26,10 +26,12 @@ MATRIX: dict[str, Any] = {
     "attack": {"white-box-inversion": {"steps": 5}},
     "train": {**QUICK["train"], "epochs": 2, "checkpoint_every": 2},
 }
+#: Whatever runs the tests in the background ignores Ctrl-C, and so would all that it starts.
 SCRIPT = """
-import json, sys
+import json, signal, sys
 from splitguard.matrix import Matrix
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         Matrix(json.loads(sys.argv[1])).run(sys.argv[2], jobs=2, progress=False)
     except KeyboardInterrupt:
