@@ -140,6 +140,7 @@ def test_init_writes_a_matrix_that_can_be_planned(splitguard: Run, tmp_path: Pat
     assert splitguard("init", str(file)).status == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["attack", "defense"])
 def test_new_writes_a_file_that_registers_and_can_be_checked(kind: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "splitguard"]
@@ -173,6 +174,7 @@ Number = 3
 """
 
 
+@pytest.mark.slow
 def test_a_false_claim_from_outside_is_found_and_a_true_one_is_not(
     splitguard: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,6 +161,7 @@ def test_no_smashed_data_need_be_kept() -> None:
     assert bool(torch.isfinite(guess.images).all())
 
 
+@pytest.mark.slow
 def test_noise_is_learned_through() -> None:
     """With the noise in the loop the decoder has seen what it will be given."""
     x, head, error = smooth(16), network(0, CONV), {}

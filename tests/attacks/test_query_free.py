@@ -111,6 +111,7 @@ def test_releases_of_one_head_are_averaged_unless_a_mask_is_told_of() -> None:
     assert latest(sent_view(x, [head], [[0] * 4] * 3, aux=AUX, defense=Masked()))[1] == 1
 
 
+@pytest.mark.slow
 def test_moments_and_the_labels_of_the_victims_make_the_shadow_of_use() -> None:
     """Two classes say little about a head; all victims are faces, and half the auxiliary rows are not."""
     data = load("faces", seed=0)

@@ -120,6 +120,7 @@ def test_answers_drawn_anew_at_every_release_add_up() -> None:
     assert near(hits(fresh, truth), p**5 + 5 * p**4 * q + 10 * p**3 * q**2)
 
 
+@pytest.mark.slow
 def test_beside_the_blind_guess_it_leaks_what_the_law_tells() -> None:
     truth = torch.arange(20_000) % 4
     view = stated_view(truth, response(torch.ones(4), epsilon=2.0))

@@ -102,6 +102,7 @@ def test_knowing_the_noise_and_all_releases_helps() -> None:
     assert error[True] < 0.5 * error[False]
 
 
+@pytest.mark.slow
 def test_where_knowing_the_defense_misleads_it_does_what_a_static_attacker_does() -> None:
     x, head = smooth(6), network(0, CONV)
     view = sent_view(x, [head], [[0] * 2] * 6, aux=AUX, defense=Mute())

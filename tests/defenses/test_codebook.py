@@ -106,6 +106,7 @@ class Redrawn(Codebook):
         return super().on_send(smashed, ctx, generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "flagged"), [(Codebook, False), (Redrawn, True)])
 def test_the_game_flags_answers_drawn_anew_and_not_the_remembered_one(kind: type[Codebook], flagged: bool) -> None:
     one = as_mechanism(kind(epsilon=2, words=2), shape=(4,), batch=2, releases=6)

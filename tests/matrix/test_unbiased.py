@@ -180,6 +180,7 @@ def test_the_information_is_that_of_the_law_it_draws_from(spec: Any) -> None:
     assert kurtosis == pytest.approx(6 if laplace else 3, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_page_sets_the_best_attack_beside_it(tmp_path: Path) -> None:
     matrix = Matrix({**QUICK, "attack": "toy-noise", "defense": ["none", {"noise": {"sigma": SIGMA}}]})
     results = matrix.run(tmp_path, progress=False)

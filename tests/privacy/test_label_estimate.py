@@ -88,12 +88,14 @@ def estimated(tell: Tell, **more: int) -> Estimate:
     return estimate_label_epsilon(tell, CLAIM, generator=generator(0, "labels"), **setting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", BUGS)
 def test_each_mistake_is_flagged(bug: str) -> None:
     found = estimated(BUGS[bug]())
     assert found.flagged, str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CORRECT)
 def test_a_correct_mechanism_is_not_flagged(name: str) -> None:
     found = estimated(CORRECT[name]())
