@@ -16,6 +16,7 @@ from torch.nn.functional import mse_loss
 
 from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, Party, Sees, Threat, View
 from splitguard.building.decoders import Decoder, make_decoder
+from splitguard.building.inversion import Sent
 from splitguard.building.linear import CrossFitted
 from splitguard.metrics import ssim
 
@@ -87,31 +88,31 @@ class InverseNetwork(Attack):
         aside = max(len(known) // 10, 4)
         held, used = known[:aside], known[aside:]
         ask = _Pipeline(view, generator)
-        found = self._train(_sent(view), used, held, ask, generator)
+        fresh = view.adaptive and ask.draws
+        found = self._train(Sent.of(view), used, held, ask, fresh, generator)
         steps = found.steps
-        if ask.fresh:
-            ask.fresh = False
-            plain = self._train(_sent(replace(view, adaptive=False)), used, held, ask, generator)
+        if fresh:
+            plain = self._train(Sent.of(replace(view, adaptive=False)), used, held, ask, False, generator)
             steps += plain.steps
             found = min(found, plain, key=lambda trained: trained.loss)
-        sent = found.sent.to(known)
+        sent = found.sent.smashed.to(known)
         with torch.no_grad():
             images = [found.decoder(part, found.linear(part)) for part in torch.split(sent, 256)]
         return Guess(
             view.ids,
             images=torch.cat(images).clamp(0, 1),
             budget=Budget(steps=steps, queries=ask.queries, aux=len(known), seconds=time.perf_counter() - began),
-            settings={"best_epoch": found.epoch, "releases_averaged": found.times, "fresh_noise": found.fresh},
+            settings={"best_epoch": found.epoch, "releases_averaged": found.sent.times, "fresh_noise": found.fresh},
         )
 
     def _train(
-        self, sent: tuple[Tensor, int], used: Tensor, held: Tensor, ask: _Pipeline, generator: torch.Generator
+        self, sent: Sent, used: Tensor, held: Tensor, ask: _Pipeline, fresh: bool, generator: torch.Generator
     ) -> _Trained:
-        """The decoder of the best epoch, for smashed data that are means of so many releases."""
+        """The decoder of the best epoch, trained on answers asked afresh in each epoch, or once."""
         decoder = make_decoder(
             ask.view.cut_shapes[0], ask.view.input_shape, width=self.width, blocks=self.blocks, generator=generator
         )
-        times = sent[1] if ask.fresh else 1
+        times = sent.times if fresh else 1
         tests, answers = ask(held, times), ask(used, times)
         linear = CrossFitted.fit(answers, used, torch.arange(len(used)) % FOLDS, rows=ROWS)
         guesses = linear.of_rows(answers)
@@ -120,7 +121,7 @@ class InverseNetwork(Attack):
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=self.steps + 1, pct_start=0.1)
         best, least, chosen, epoch, step = copy.deepcopy(decoder), self._held_out(decoder, linear, tests, held), 0, 0, 0
         while step < self.steps:
-            if epoch and ask.fresh:
+            if epoch and fresh:
                 answers = ask(used, times)
                 guesses = linear.of_rows(answers)
             order = torch.randperm(len(used), generator=generator)
@@ -135,7 +136,7 @@ class InverseNetwork(Attack):
             reached = self._held_out(decoder, linear, tests, held)
             if reached < least:
                 best, least, chosen = copy.deepcopy(decoder), reached, epoch
-        return _Trained(best.eval(), linear, *sent, fresh=ask.fresh, steps=step, epoch=chosen, loss=least)
+        return _Trained(best.eval(), linear, sent, fresh=fresh, steps=step, epoch=chosen, loss=least)
 
     def _loss(self, images: Tensor, truth: Tensor) -> Tensor:
         loss = mse_loss(images, truth)
@@ -146,26 +147,15 @@ class InverseNetwork(Attack):
             return float(self._loss(decoder(smashed, linear(smashed)), images))
 
 
-def _sent(view: View) -> tuple[Tensor, int]:
-    """(N, *cut) of each victim, and of how many releases it is the mean."""
-    releases = view.releases
-    one_head = bool((releases.head == releases.head[0]).all()) and int(releases.head[0]) >= 0
-    if not (view.adaptive and one_head):
-        return releases.last(view.ids).smashed, 1
-    rows, times = releases.all_of(view.ids)
-    return rows.smashed.view(len(view.ids), times, *rows.smashed.shape[1:]).mean(1), times
-
-
 class _Trained(NamedTuple):
-    """A decoder and the linear guess below it, what it reads, and how it came about.
+    """A decoder and the linear guess below it, what they read, and how they came about.
 
-    ``sent`` (N, *cut) are means of ``times`` releases; ``loss`` is that on images kept aside.
+    ``loss`` is that on images kept aside.
     """
 
     decoder: Decoder
     linear: CrossFitted
-    sent: Tensor
-    times: int
+    sent: Sent
     fresh: bool
     steps: int
     epoch: int
@@ -179,8 +169,8 @@ class _Pipeline:
         self.view, self._generator = view, generator
         probe = view.aux.inputs[:PROBED]
         first, second = (view.query(probe, generator) for _ in range(2))
-        #: Whether asking again gives another answer, and this attacker makes use of it.
-        self.fresh = view.adaptive and not torch.equal(first, second)
+        #: Whether asking again gives another answer.
+        self.draws = not torch.equal(first, second)
         self.queries = 2 * len(probe)
 
     def __call__(self, inputs: Tensor, times: int) -> Tensor:

@@ -72,9 +72,10 @@ class Noise(Defense):
         """Sigma, in units of the smashed data, for either law."""
         return self.sigma
 
-    def noise_information(self) -> float | None:
-        """``1 / sigma^2``, for Laplace noise ``2 / sigma^2``; None at sigma 0."""
-        return {"gaussian": 1.0, "laplace": 2.0}[self.law] / self.sigma**2 if self.sigma else None
+    @property
+    def noise_law(self) -> str:
+        """As set."""
+        return self.law
 
     def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
         """``smashed`` and fresh noise from ``generator``, drawn on its device."""

@@ -12,11 +12,21 @@ import argparse
 import json
 from pathlib import Path
 
-from benchmarks.suite.tables import TABLES
+from benchmarks.suite.attacks import attack_rows, attack_table
+from benchmarks.suite.codebook import codebook_rows, codebook_table
+from benchmarks.suite.defenses import defense_rows, defense_table
+from benchmarks.suite.realism import realism_rows, realism_table
 from splitguard.matrix import Matrix
 
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
+#: Each table: rows from a run, and Markdown from rows.
+TABLES = {
+    "attacks": (attack_rows, attack_table),
+    "codebook": (codebook_rows, codebook_table),
+    "defenses": (defense_rows, defense_table),
+    "realism": (realism_rows, realism_table),
+}
 
 
 def main() -> None:
@@ -31,6 +41,7 @@ def main() -> None:
     stored = HERE / "results" / f"{settings.name}.json"
     if not settings.stored:
         results = Matrix.from_file(HERE / f"{settings.name}.yaml").run(settings.out / settings.name, jobs=settings.jobs)
+        stored.parent.mkdir(exist_ok=True)
         stored.write_text(json.dumps(rows_of(results), indent=1) + "\n", encoding="utf-8")
     text = table(json.loads(stored.read_text(encoding="utf-8")))
     (DOCS / f"{settings.name}.md").write_text(text, encoding="utf-8")

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.suite.cells import Row, interval, line, number
 from splitguard.matrix import Results
 
 __all__ = ["realism_rows", "realism_table"]
 
-Row = dict[str, Any]
 SHOWN = ("leakage", "leakage_low", "leakage_high", "ssim", "blind", "weak", "accuracy")
 
 
@@ -66,19 +66,15 @@ def realism_table(rows: Sequence[Row]) -> str:
         "",
         "## SSIM",
         "",
-        *_grid(attacks, kinds, lambda attack, kind: _number(found.get((attack, kind)), "ssim")),
-        _line(["blind guess", *(_blind(found, attacks, kind) for kind in kinds)]),
+        *_grid(attacks, kinds, lambda attack, kind: _shown(found.get((attack, kind)), "ssim")),
+        line(["blind guess", *(_blind(found, attacks, kind) for kind in kinds)]),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _grid(attacks: Sequence[str], kinds: Sequence[str], field: Callable[[str, str], str]) -> list[str]:
-    head = [_line(["attack", *kinds]), _line(["---"] * (1 + len(kinds)))]
-    return head + [_line([attack, *(field(attack, kind) for kind in kinds)]) for attack in attacks]
-
-
-def _line(fields: Sequence[str]) -> str:
-    return f"| {' | '.join(fields)} |"
+    head = [line(["attack", *kinds]), line(["---"] * (1 + len(kinds)))]
+    return head + [line([attack, *(field(attack, kind) for kind in kinds)]) for attack in attacks]
 
 
 def _leakage(row: Row | None) -> str:
@@ -87,14 +83,14 @@ def _leakage(row: Row | None) -> str:
         return "not run" if row is None else str(row["status"])
     if row["leakage"] is None:
         return ""
-    interval = "" if row["leakage_low"] is None else f" [{row['leakage_low']:.2f}, {row['leakage_high']:.2f}]"
-    return f"{row['leakage']:.2f}{interval}{', weak' if row['weak'] else ''}"
+    told = f"{number(row['leakage'], 2)} {interval(row['leakage_low'], row['leakage_high'])}".strip()
+    return told + (", weak" if row["weak"] else "")
 
 
-def _number(row: Row | None, name: str) -> str:
-    return "" if row is None or row[name] is None else f"{row[name]:.2f}"
+def _shown(row: Row | None, name: str) -> str:
+    return "" if row is None else number(row[name], 2)
 
 
 def _blind(found: Mapping[tuple[str, str], Row], attacks: Sequence[str], kind: str) -> str:
     """The same for all attacks with the same rows, who are scored on the same victims."""
-    return next((text for attack in attacks if (text := _number(found.get((attack, kind)), "blind"))), "")
+    return next((text for attack in attacks if (text := _shown(found.get((attack, kind)), "blind"))), "")

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from splitguard.engine.view import View
-from splitguard.engine.wire import Phase, State
+from splitguard.engine.wire import DEPLOYED, Phase, State
 
-__all__ = ["DEPLOYED", "Heads", "spread"]
+__all__ = ["Heads", "spread"]
 
-#: Stands for the head as deployed after training, where a release's own snapshot was not kept.
-DEPLOYED = -1
 #: Rows that go through a head at once, and auxiliary rows from which the statistics of a batch are estimated.
 CHUNK, SAMPLE = 64, 64
 

@@ -41,11 +41,9 @@ class Sent:
         A trained head moves between two releases by more than noise can be averaged away.
         """
         releases = view.releases
-        one_head = int(releases.head[0]) >= 0 and bool((releases.head == releases.head[0]).all())
-        if not (view.adaptive and one_head):
+        if not (view.adaptive and releases.one_head):
             return cls(releases.last(view.ids).smashed, 1)
-        rows, times = releases.all_of(view.ids)
-        return cls(rows.smashed.view(len(view.ids), times, *rows.smashed.shape[1:]).mean(1), times)
+        return cls(*releases.means(view.ids))
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from splitguard.building.heads import DEPLOYED
 from splitguard.engine.threat import Sees
 from splitguard.engine.view import View
-from splitguard.engine.wire import Releases
+from splitguard.engine.wire import DEPLOYED
 from splitguard.seeding import derive, drawing
 
 __all__ = ["latest", "live", "moment_gap", "through_shadow"]
@@ -36,10 +35,9 @@ def latest(view: View) -> tuple[Tensor, int]:
         adaptive.
     """
     releases = view.releases
-    if not (view.adaptive and _one_head(releases)) or view.defense.overrides("residual"):
+    if not (view.adaptive and releases.one_head) or view.defense.overrides("residual"):
         return releases.last(view.ids).smashed, 1
-    rows, times = releases.all_of(view.ids)
-    return rows.smashed.view(len(view.ids), times, *rows.smashed.shape[1:]).mean(1), times
+    return releases.means(view.ids)
 
 
 def through_shadow(view: View, shadow: nn.Module) -> View:
@@ -50,7 +48,7 @@ def through_shadow(view: View, shadow: nn.Module) -> View:
     """
     shadow = shadow.eval().requires_grad_(False)
     rows = view.releases
-    if not _one_head(rows):
+    if not rows.one_head:
         rows = replace(rows, head=torch.full_like(rows.head, DEPLOYED))
     state = {f"head.{name}": value for name, value in shadow.state_dict().items()}
     models = replace(view.models, head=lambda at: copy.deepcopy(shadow), state=lambda at: state)
@@ -80,8 +78,3 @@ def _moments(smashed: Tensor) -> tuple[Tensor, Tensor]:
     units = smashed.flatten(2).transpose(1, 2).flatten(0, 1) if smashed.ndim > 2 else smashed
     apart = units - units.mean(0)
     return smashed.mean(0), apart.T @ apart / len(units)
-
-
-def _one_head(rows: Releases) -> bool:
-    """Whether the same known snapshot made all of them."""
-    return bool((rows.head == rows.head[0]).all()) and int(rows.head[0]) != DEPLOYED

@@ -20,7 +20,6 @@ from splitguard.data.sizes import Sizes, sizes, whole
 from splitguard.data.sources import source_settings
 from splitguard.data.splits import draw
 from splitguard.errors import BadSetting
-from splitguard.registry import Spec
 
 __all__ = ["aux_source_settings", "check_elsewhere", "draw_elsewhere", "sizes_elsewhere"]
 
@@ -95,15 +94,11 @@ def draw_elsewhere(
     pool: Pool,
     other: Pool,
     *,
-    clients: int = 1,
-    partition: Spec = "iid",
-    train: int | None = None,
-    test: int | None = None,
     aux: int | None = None,
     aux_classes: Sequence[int] | None = None,
-    victims: Mapping[str, int] | None = None,
     coarse: Sequence[int] | None = None,
     seed: int = 0,
+    **deployment: Any,
 ) -> Data:
     """`draw`, but with auxiliary rows from ``other``; everything else is drawn from ``pool`` as if they did not exist.
 
@@ -115,15 +110,11 @@ def draw_elsewhere(
     Args:
         pool: where the deployment's rows come from.
         other: where the attacker's rows come from; inputs of the same shape, no more classes.
-        clients: number of clients.
-        partition: how training rows are dealt; see `splitguard.data.partition`.
-        train: rows of all clients together; None, here and below: see `sizes_elsewhere`.
-        test: rows that measure utility.
-        aux: rows of the attacker; 0: none.
+        aux: rows of the attacker; 0: none; None: see `sizes_elsewhere`.
         aux_classes: the classes of ``other`` that the attacker has rows of; None: all.
-        victims: ``{"member": ..., "query": ...}``, each optional.
         coarse: as in `draw`; both then have equally many classes.
         seed: of the draw.
+        **deployment: the other settings of `draw`; sizes that are None as in `sizes_elsewhere`.
 
     Returns:
         The parts. ``digest`` covers those of the deployment, and ids, labels and pixels of the auxiliary rows.
@@ -135,11 +126,10 @@ def draw_elsewhere(
     check_elsewhere(pool, other, coarse)
     if coarse is not None:
         check_coarse(coarse, pool)
-    want = sizes_elsewhere(pool, other, train=train, test=test, aux=aux, victims=victims)
-    kept = {"member": want.member, "query": want.query}
-    own = draw(
-        pool, clients=clients, partition=partition, train=want.train, test=want.test, aux=0, victims=kept, seed=seed
-    )
+    sized = {name: deployment.pop(name, None) for name in ("train", "test", "victims")}
+    want = sizes_elsewhere(pool, other, aux=aux, **sized)
+    victims = {"member": want.member, "query": want.query}
+    own = draw(pool, train=want.train, test=want.test, aux=0, victims=victims, seed=seed, **deployment)
     rows = _auxiliary(pool, other, want.aux, aux_classes, seed) if want.aux else own.aux
     sha = hashlib.sha256(f"{own.digest}: auxiliary rows from elsewhere {len(rows)}".encode())
     for column in (rows.ids, rows.labels, rows.inputs):

@@ -94,7 +94,6 @@ class Defense:
         null: settings with which it does nothing, to the bit; None if there are none. `splitguard check` tries them.
         breakers: attacks, as they are written in a matrix file, that this defense must be measured against: the ones
             known to break it or its kind. ``attack: breakers`` in a matrix file stands for them.
-        noise_law: ``gaussian`` or ``laplace``, if a release is `mean_release` and independent noise of that law.
     """
 
     name: ClassVar[str] = "none"
@@ -104,7 +103,6 @@ class Defense:
     acts: ClassVar[str] = "nowhere"
     null: ClassVar[Mapping[str, Any] | None] = None
     breakers: ClassVar[tuple[Spec, ...]] = ()
-    noise_law: ClassVar[str] = ""
 
     def overrides(self, hook: str) -> bool:
         """Whether ``hook`` does anything here; the engine skips work around hooks that do not."""
@@ -184,6 +182,11 @@ class Defense:
     def noise_std(self) -> float:
         """Standard deviation of the additive noise of one release, 0 for none."""
         return 0.0
+
+    @property
+    def noise_law(self) -> str:
+        """``gaussian`` or ``laplace``, if a release is `mean_release` and independent noise of that law; else empty."""
+        return ""
 
     def noise_information(self) -> float | None:
         """Fisher information of one coordinate of one release about its mean, in one over squared units of it.

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Exchange", "Phase", "Releases", "State", "entries", "joined", "size_of"]
+__all__ = ["DEPLOYED", "Exchange", "Phase", "Releases", "State", "entries", "joined", "size_of"]
 
 State = dict[str, Tensor]
+#: Stands for the head as deployed after training, where an entry's own snapshot was not kept.
+DEPLOYED = -1
 
 
 class Phase(StrEnum):
@@ -68,7 +70,7 @@ class Releases:
 
     Attributes:
         ids, epoch, step, client: (R,) int64.
-        head: (R,) int64, the snapshot of the head (and tail) that made the entry; -1 where none was kept.
+        head: (R,) int64, the snapshot of the head (and tail) that made the entry; `DEPLOYED` where none was kept.
         batch: (R,) int64, size of the batch the row travelled in.
         smashed: (R, *cut1).
         labels, features, returned_grad, cut_grad: as in `Exchange`, with R in place of N; gradients are already
@@ -90,6 +92,11 @@ class Releases:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def one_head(self) -> bool:
+        """Whether one snapshot that was kept made all entries, as where the head is frozen."""
+        return int(self.head[0]) != DEPLOYED and bool((self.head == self.head[0]).all())
+
     def where(self, chosen: Tensor) -> Releases:
         """The entries at a boolean mask (R,) or at positions (M,)."""
         taken: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -108,6 +115,11 @@ class Releases:
         """All entries of ``ids``, which all have the same number T of them, ordered by id, then time, and T."""
         positions = self._positions(ids)
         return self.where(positions.flatten()), positions.shape[1]
+
+    def means(self, ids: Tensor) -> tuple[Tensor, int]:
+        """For each id, in this order, the mean (N, *cut) of its T smashed entries, all having as many, and T."""
+        rows, times = self.all_of(ids)
+        return rows.smashed.view(len(ids), times, *rows.smashed.shape[1:]).mean(1), times
 
     def _positions(self, ids: Tensor) -> Tensor:
         """(N, T): where each id's latest T entries are, in order of time; T is the smallest count of any id."""

@@ -13,6 +13,7 @@ from splitguard.metrics.detection import first_alarm, rows_sent_before
 
 if TYPE_CHECKING:
     from splitguard.engine.session import Session
+    from splitguard.matrix.record import Record
 
 __all__ = ["SUMMED_ALARMS", "Watch", "alarm_columns", "summed_alarms", "watched"]
 
@@ -68,17 +69,17 @@ def alarm_columns(session: Session) -> dict[str, Any]:
     }
 
 
-def watched(told: Iterable[tuple[str | None, int, Mapping[str, Any]]]) -> list[Watch]:
+def watched(records: Iterable[Record]) -> list[Watch]:
     """The sessions of one deployment by server, honest ones first.
 
     Args:
-        told: for each record the attack in a seat of its session, or None, the seed, and its columns; records of one
-            session repeat them, and those without a detector are passed over.
+        records: those of one session repeat its columns, and those without a detector are passed over.
     """
     found: dict[str | None, dict[int, Mapping[str, Any]]] = {}
-    for attack, seed, columns in told:
-        if columns.get("alarm_raised") is not None:
-            found.setdefault(attack, {})[seed] = columns
+    for record in records:
+        attack = str(record.cell.attack) if record.cell.active else None
+        if record.values.get("alarm_raised") is not None:
+            found.setdefault(attack, {})[record.cell.seed] = record.values
     return [_watch(attack, list(found[attack].values())) for attack in sorted(found, key=lambda a: (a is not None, a))]
 
 

@@ -82,8 +82,7 @@ def _row(key: str, records: list[Record]) -> dict[str, Value]:
     for status in ("ok", "refused", "failed"):
         row[f"attacks_{status}"] = sum(r.status == status for r in records)
     row["attacks_weak"] = sum(r.values.get("weak") is True for r in records)
-    seats = [(str(r.cell.attack) if r.cell.active else None, r.cell.seed, r.values) for r in records]
-    return row | summed_alarms(watched(seats))
+    return row | summed_alarms(watched(records))
 
 
 def _accuracy(records: Sequence[Record]) -> dict[str, Value]:

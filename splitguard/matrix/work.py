@@ -32,8 +32,8 @@ from splitguard.seeding import generator
 __all__ = ["AttackJob", "Done", "SessionJob", "failure"]
 
 
-#: The session that this worker attacked last.
-_opened: dict[Path, Session] = {}
+#: The session that this worker attacked last, by where it lies and when it was written.
+_opened: dict[tuple[Path, int], Session] = {}
 
 
 @dataclass(frozen=True)
@@ -147,11 +147,12 @@ class AttackJob:
     def _session(self, store: Store) -> Session:
         """The session, which stays open for the next attack on it: what an attack is shown, it leaves alone."""
         folder = store.session(self.cell.session_key())
-        if folder not in _opened:
+        written = folder, (folder / "session.json").stat().st_mtime_ns
+        if written not in _opened:
             module, data, defense = _module(self.cell), _data(self.cell), _defense(self.cell)
             _opened.clear()
-            _opened[folder] = Session.load(folder, module=module, data=data, defense=defense)
-        return _opened[folder]
+            _opened[written] = Session.load(folder, module=module, data=data, defense=defense)
+        return _opened[written]
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,7 @@ class Noticed:
 
 def noticed(everyone: Sequence[Deployment]) -> list[Noticed]:
     """Every deployment whose sessions a detector watched, honest servers first; none for a run without detectors."""
-    return [
-        _noticed(d, watch)
-        for d in everyone
-        for watch in watched((str(r.cell.attack) if r.cell.active else None, r.cell.seed, r.values) for r in d.records)
-    ]
+    return [_noticed(d, watch) for d in everyone for watch in watched(d.records)]
 
 
 def _noticed(deployment: Deployment, watch: Watch) -> Noticed:

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from splitguard.matrix import COLUMNS, Matrix, Results
+from splitguard.matrix import COLUMNS, Cell, Matrix, Record, Results
 from splitguard.matrix.alarms import SUMMED_ALARMS, Watch, summed_alarms, watched
+from splitguard.matrix.cell import Plugin
 from splitguard.reports import write_report
 from splitguard.reports.alarms import noticed
 from splitguard.reports.gather import deployments
@@ -112,25 +114,31 @@ def test_the_report_says_of_each_detector_what_it_noticed(results: Results) -> N
 
 
 def test_records_of_one_session_count_once_and_medians_are_over_alarms() -> None:
-    def columns(step: int | None, stopped: bool = False) -> dict[str, Any]:
-        return {
+    after = Matrix({**FIVE, "attack": "candidate-match", "defense": PATIENT}).cells[0].cell
+    seat = replace(after, attack=Plugin("fsha"), active=True)
+
+    def told(cell: Cell, seed: int, step: int | None, phase: str = "training", stopped: bool = False) -> Record:
+        columns = {
             "alarm_judgements": 9,
             "alarm_raised": step is not None,
             "alarm_step": step,
             "alarm_rows": None if step is None else 10 * step,
             "alarm_stopped": stopped,
         }
+        return Record(replace(cell, seed=seed), phase, "ok", values=columns)
 
-    told = [
-        ("fsha", 0, columns(4, stopped=True)),
-        ("fsha", 0, columns(4, stopped=True)),  # the other phase of the same session
-        ("fsha", 1, columns(None)),
-        ("fsha", 2, columns(8)),
-        ("fsha", 3, {"accuracy": 0.5}),  # a training that broke
-        (None, 0, columns(None)),
-        (None, 1, columns(2)),
-    ]
-    found = watched(told)
+    found = watched(
+        [
+            told(seat, 0, 4, stopped=True),
+            told(seat, 0, 4, "query", stopped=True),  # the other phase of the same session
+            told(seat, 1, None),
+            told(seat, 2, 8),
+            Record(replace(seat, seed=3), "training", "failed", values={"accuracy": 0.5}),  # a training that broke
+            told(after, 0, None),
+            told(replace(after, attack=Plugin("exploit")), 0, None),  # another attack on the same session
+            told(after, 1, 2),
+        ]
+    )
     assert found == [
         Watch(None, 2, 2, (2,), (20,), 0),
         Watch("fsha", 3, 3, (4, 8), (40, 80), 1),

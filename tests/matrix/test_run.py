@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from splitguard.engine.session import Session
 from splitguard.errors import BadSetting
 from splitguard.matrix import COLUMNS, SUMMARY_COLUMNS, TIMINGS, Matrix, Results, Store, load
 from splitguard.matrix import work as work_module
@@ -69,6 +71,25 @@ def test_the_tables_have_the_columns_of_the_documentation_and_nothing_missing_is
     row = written[(written["defense"] == "none") & (written["phase"] == "query")].iloc[0]
     assert (row["epsilon"], row["label_accuracy"], row["n"], row["seed"]) == ("", "", "6", "0")
     assert list(pd.read_csv(tmp_path / "summary.csv").columns) == list(SUMMARY_COLUMNS)
+
+
+def test_consecutive_attacks_load_a_session_once_and_one_trained_anew_is_loaded_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Path] = []
+    honest = Session.load
+
+    def counted(folder: Path, **given: Any) -> Any:
+        loaded.append(folder)
+        return honest(folder, **given)
+
+    monkeypatch.setattr(Session, "load", counted)
+    work_module._opened.clear()
+    run(tmp_path, attack=["toy-noise", {"toy-noise": {"scale": 0.5}}])
+    assert len(loaded) == 1
+    shutil.rmtree(tmp_path)
+    run(tmp_path)
+    assert loaded == [loaded[0], loaded[0]]
 
 
 def test_a_second_run_does_nothing_and_a_larger_matrix_only_what_is_new(tmp_path: Path, trained: list[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.suite.tables import LOSS, TABLES
+from benchmarks.suite.defenses import LOSS, defense_rows, defense_table
 from splitguard.matrix import Cell, Record
 from splitguard.matrix.cell import Plugin
 
@@ -42,7 +42,7 @@ def measured(seed: int, adaptive: bool, leakage: float | None, phase: str = "tra
 
 def rows_of(*records: Record) -> list[dict[str, Any]]:
     results: Any = SimpleNamespace(records=list(records))
-    return TABLES["defenses"][0](results)
+    return defense_rows(results)
 
 
 def three(adaptive: tuple[float, ...], static: tuple[float, ...]) -> list[Record]:
@@ -67,10 +67,9 @@ def test_a_constant_gap_is_its_own_limit_and_a_loss_is_marked() -> None:
     assert row["gap_at_least"] == pytest.approx(-0.05)
     (fine,) = rows_of(*three((0.2, 0.3, 0.4), (0.2, 0.3, 0.4)))
     assert fine["gap_at_least"] == 0
-    table = TABLES["defenses"][1]
-    assert "-0.050 !" in table([row, fine])
-    assert f"Limits of at least {LOSS}: 1 of 2." in table([row, fine])
-    assert " !" not in table([fine]).split("|---|")[-1]
+    assert "-0.050 !" in defense_table([row, fine])
+    assert f"Limits of at least {LOSS}: 1 of 2." in defense_table([row, fine])
+    assert " !" not in defense_table([fine]).split("|---|")[-1]
 
 
 def test_only_whole_pairs_count_and_without_two_of_them_there_is_no_limit() -> None:
@@ -81,7 +80,7 @@ def test_only_whole_pairs_count_and_without_two_of_them_there_is_no_limit() -> N
     assert (single["pairs"], single["gap_at_least"]) == (1, None)
     (alone,) = rows_of(measured(0, True, 0.5))
     assert (alone["pairs"], alone["gap"], alone["gap_at_least"], alone["static"]) == (0, None, None, None)
-    assert TABLES["defenses"][1]([alone]).rstrip().endswith("0 of 0.")
+    assert defense_table([alone]).rstrip().endswith("0 of 0.")
 
 
 def test_other_victims_and_other_trainings_are_no_partners() -> None:

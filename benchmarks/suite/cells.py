@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the tables of the suite write a number, an interval and a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["Row", "interval", "line", "number"]
+
+#: One line of a table, as it is stored.
+Row = dict[str, Any]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """Empty for None: missing is not zero."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """``[low, high]``; empty where there is none."""
+    return "" if low is None or high is None else f"[{low:.2f}, {high:.2f}]"
+
+
+def line(fields: Iterable[str]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(fields)} |"
