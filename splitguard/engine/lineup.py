@@ -38,11 +38,16 @@ class Lineup:
     members: Tensor
 
     @classmethod
-    def of(cls, data: Data, seed: int) -> Lineup:
-        """All of the fewer kind of victims, and as many of the other kind, drawn from the seed."""
+    def of(cls, data: Data, seed: int, sent: Tensor | None = None) -> Lineup:
+        """All of the fewer kind of victims, and as many of the other kind, drawn from the seed.
+
+        ``sent`` (S,) are ids; members that are not among them, because an alarm ended the session first, say, are
+        nobody's victims. None: all were sent.
+        """
         draws = generator(seed, "lineup")
-        size = min(len(data.members), len(data.query))
-        chosen = [ids[torch.randperm(len(ids), generator=draws)[:size]] for ids in (data.members, data.query.ids)]
+        members = data.members if sent is None else data.members[torch.isin(data.members, sent)]
+        size = min(len(members), len(data.query))
+        chosen = [ids[torch.randperm(len(ids), generator=draws)[:size]] for ids in (members, data.query.ids)]
         order = torch.randperm(2 * size, generator=draws)
         return cls(torch.arange(2 * size), torch.cat(chosen)[order], order < size)
 

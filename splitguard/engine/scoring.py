@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from splitguard.data.rows import Rows
 from splitguard.engine.access import answer
+from splitguard.engine.defense import Context
 from splitguard.engine.roles import Guess
 from splitguard.engine.session import Session
 from splitguard.engine.threat import Labels, Sees, on_the_wire
@@ -20,7 +22,7 @@ from splitguard.engine.wire import Phase
 from splitguard.errors import BadSetting
 from splitguard.seeding import generator
 
-__all__ = ["Hits", "function_hits", "hits", "told_labels"]
+__all__ = ["Hits", "function_hits", "hits", "taught_labels", "told_labels"]
 
 CHUNK = 256
 
@@ -38,6 +40,19 @@ def told_labels(session: Session, view: View) -> Tensor | None:
     seen = Sees.LABELS in on_the_wire(view.party, view.mode, view.labels) and view.phase is Phase.TRAINING
     releases = session.transcript.releases(view.phase.value) if seen else None
     return None if releases is None else releases.last(view.ids).labels
+
+
+def taught_labels(session: Session) -> Tensor:
+    """(M,): the auxiliary rows' labels as this deployment would show them, from whose images a blind guess learns.
+
+    They go through `Defense.on_labels` as of rows that it never met; what it remembers stays as it is.
+    """
+    aux = session.data.aux
+    if not session.defense.overrides("on_labels"):
+        return aux.labels
+    # Ids below -1 are nobody's row.
+    ctx = Context(-2 - aux.ids, -1, 0, -1, Phase.TRAINING)
+    return copy.deepcopy(session.defense).on_labels(aux.labels, ctx, generator(session.seed, "auxiliary labels"))
 
 
 def function_hits(session: Session, guess: Guess) -> Hits:

@@ -186,7 +186,8 @@ class Session:
     @property
     def lineup(self) -> Lineup:
         """Member and query victims in one row, for the goal membership; only who scores a guess may ask who is who."""
-        return Lineup.of(self.data, self.seed)
+        releases = self.transcript.releases("training")
+        return Lineup.of(self.data, self.seed, None if releases is None else releases.ids)
 
     def alone(self) -> SplitModel | None:
         """The best network without the wire: trained from scratch on auxiliary rows; see `aux_alone`. Made once."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from splitguard.api import Attack, Guess, View
-from splitguard.engine.scoring import function_hits, told_labels
+from splitguard.engine.scoring import function_hits, taught_labels, told_labels
 from splitguard.engine.session import Session
 from splitguard.matrix.halves import scored_halves
 from splitguard.matrix.judged import Judged, wanted
@@ -36,7 +36,7 @@ def attribute(session: Session, attack: Attack, view: View, guess: Guess) -> Jud
     blind = torch.zeros_like(truth)  # without auxiliary rows one constant guess is as good as another
     if aux.attributes is not None and len(aux):
         blind = blind_attributes(
-            aux.attributes, aux.labels, values=values, told=told_labels(session, view), n=len(truth)
+            aux.attributes, taught_labels(session), values=values, told=told_labels(session, view), n=len(truth)
         )
 
     def score(chosen: Tensor) -> AttributeScore:

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from splitguard.api import Attack, Goal, Guess, Phase, Sees, View
+from splitguard.api import Attack, Goal, Guess, Phase, View
 from splitguard.data import Data, Rows
+from splitguard.engine.scoring import taught_labels, told_labels
 from splitguard.engine.session import Session
-from splitguard.engine.threat import on_the_wire
 from splitguard.errors import BadSetting
 from splitguard.matrix.beyond import attribute, functionality, membership
 from splitguard.matrix.halves import image_halves, label_halves
@@ -85,10 +85,7 @@ def judge(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
 def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
     images = wanted(guess.images, attack, "images").cpu()
     truth = session.truth(view.ids)
-    told = Sees.LABELS in on_the_wire(view.party, view.mode, view.labels) and view.phase is Phase.TRAINING
-    # Where all victims are of one class by the task itself, nobody needs the wire to know it.
-    known = told or session.data.victim_class is not None
-    blind = _blind(session.data, view.phase, tuple(view.ids.tolist()), known, session.seed)
+    blind = _blind_guess(session, view, truth)
     everyone = session.data.members if view.phase is Phase.TRAINING else session.data.query.ids
     others = everyone[~torch.isin(everyone, view.ids)]
     gallery = session.truth(others).inputs if len(others) else None
@@ -104,12 +101,23 @@ def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
     return Judged(values, {"blind_on_aux": dict(blind.ssim_on_aux), "halves": halves}, arrays)
 
 
+def _blind_guess(session: Session, view: View, truth: Rows) -> Blind:
+    """By the labels as the wire showed them, where it showed any."""
+    told, taught = told_labels(session, view), session.data.aux.labels
+    if told is not None:
+        taught = taught_labels(session)
+    elif session.data.victim_class is not None:  # by the task itself: nobody needs the wire to know it
+        told = truth.labels
+    known = None if told is None else tuple(told.tolist())
+    return _blind(session.data, len(truth), known, tuple(taught.tolist()), session.seed)
+
+
 @functools.lru_cache(maxsize=8)
-def _blind(data: Data, phase: Phase, ids: tuple[int, ...], known: bool, seed: int) -> Blind:
-    """The blind guess for these victims, made once for all attacks on them."""
-    rows = data.train if phase is Phase.TRAINING else data.query
-    labels = rows.of(torch.tensor(ids)).labels if known else None
-    return blind_images(data.aux.inputs, data.aux.labels, n=None if known else len(ids), labels_known=labels, seed=seed)
+def _blind(data: Data, n: int, told: tuple[int, ...] | None, taught: tuple[int, ...], seed: int) -> Blind:
+    """Made once for all attacks on the same victims."""
+    if told is None:
+        return blind_images(data.aux.inputs, n=n, seed=seed)
+    return blind_images(data.aux.inputs, torch.tensor(taught), labels_known=torch.tensor(told), seed=seed)
 
 
 def _recognised(session: Session, truth: Rows, shown: Mapping[str, Tensor]) -> dict[str, Value]:

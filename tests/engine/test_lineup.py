@@ -22,6 +22,7 @@ from splitguard.engine.view import View
 from splitguard.engine.wire import Exchange, Phase
 from splitguard.errors import NotSupported
 from tests.engine import toys
+from tests.engine.small_defenses import Detector
 
 
 def session(**how: Any) -> Session:
@@ -156,3 +157,16 @@ def test_a_watching_attack_hears_of_no_victim_before_the_end() -> None:
     assert len(attack.shown) > 2
     assert all(len(ids) == 0 for ids in attack.shown)
     assert len(attack.run(run.view(attack), torch.Generator()).ids) == 10
+
+
+def test_members_that_a_stopped_session_never_sent_are_left_out() -> None:
+    """Nobody trained on them: counted as members, they would make the attack look worse than it is."""
+    stopped = session(defense=Detector(1.0, stop=True))
+    released = stopped.transcript.releases("training")
+    assert released is not None
+    sent = stopped.data.members[torch.isin(stopped.data.members, released.ids)]
+    assert 0 < len(sent) < 5
+    lined = stopped.lineup
+    assert sorted(lined.rows[lined.members].tolist()) == sorted(sent.tolist())
+    assert len(lined.ids) == 2 * len(sent)
+    assert torch.equal(stopped.view(Member()).ids, lined.ids)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,10 +12,12 @@ import pytest
 import torch
 from torch import nn
 
+from splitguard.api import build_defense
+from splitguard.data import Rows
 from splitguard.engine.deployed import evaluating
 from splitguard.engine.fresh import fresh_copy
 from splitguard.engine.roles import Attack, Guess
-from splitguard.engine.scoring import function_hits, hits, told_labels
+from splitguard.engine.scoring import function_hits, hits, taught_labels, told_labels
 from splitguard.engine.session import Session
 from splitguard.engine.threat import Goal, Labels, Mode, Sees, Threat
 from splitguard.engine.train import train
@@ -23,6 +26,7 @@ from splitguard.engine.view import View
 from splitguard.errors import BadSetting, NotSupported
 from tests.engine import toys
 
+QUICK = Training(epochs=1, batch_size=8)
 WELL = Training(epochs=8, batch_size=8, optimizer={"name": "adam", "lr": 5e-3})
 
 
@@ -106,6 +110,29 @@ def test_labels_are_told_where_the_wire_shows_them(plain: Session) -> None:
     assert told_labels(plain, plain.view(inputs, phase="query")) is None
     hidden = session(mode=Mode.U_SHAPED, cut=("pool1", "fc1"), labels=Labels.CLIENT)
     assert told_labels(hidden, hidden.view(Probe())) is None
+
+
+def test_auxiliary_labels_are_taught_as_the_wire_shows_labels(plain: Session) -> None:
+    """A blind guess by labels that a defense changes learns from labels that it changed alike."""
+    assert taught_labels(plain) is plain.data.aux.labels
+    data = dataclasses.replace(toys.data(2), aux=_many(toys.data(2).aux, 3000))
+    defended = train(
+        toys.lenet(), data, cut="pool1", training=QUICK, defense=build_defense({"label-dp": {"epsilon": 1}})
+    )
+    state = copy.deepcopy(defended.defense.state_dict())
+    taught, law = taught_labels(defended), defended.defense.label_law()
+    assert law is not None
+    for label in range(data.classes):
+        shown = torch.bincount(taught[data.aux.labels == label], minlength=data.classes).double()
+        assert (shown / shown.sum() - law[label]).abs().max() < 4 * (0.25 / shown.sum()).sqrt()
+    assert torch.equal(taught, taught_labels(defended))
+    assert torch.equal(state["ids"], defended.defense.state_dict()["ids"])  # none of these rows is remembered
+
+
+def _many(rows: Rows, count: int) -> Rows:
+    """As many rows, under ids of their own."""
+    chosen = torch.arange(count) % len(rows)
+    return Rows(rows.inputs[chosen], rows.labels[chosen], torch.arange(count) + 10**6)
 
 
 def test_goals_are_refused_where_they_make_no_sense(plain: Session) -> None:

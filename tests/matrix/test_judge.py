@@ -13,6 +13,7 @@ from torch import Tensor
 
 from splitguard.api import Attack, Goal, Guess, Labels, Mode, Party, Sees, Threat, View, build_defense
 from splitguard.data import load
+from splitguard.engine.scoring import taught_labels
 from splitguard.engine.session import Session
 from splitguard.engine.train import train
 from splitguard.engine.training import Training
@@ -97,6 +98,28 @@ def test_the_truth_scores_one_and_the_blind_guess_exactly_zero(
     assert nothing["leakage"] == 0
     assert nothing["ssim"] == nothing["blind"]
     assert (right["weak"], right["loss_ratio"], right["converged"]) == (None, None, None)
+
+
+def test_the_blind_guess_goes_by_the_labels_that_the_wire_showed() -> None:
+    """With the true ones it would know more than anybody does, and leakage would be told too low."""
+    found = train(
+        toys.lenet(),
+        toys.data(2),
+        training=Training(epochs=1, batch_size=8),
+        cut="conv2",
+        defense=build_defense({"label-dp": {"epsilon": 0.5}}),
+    )
+    attack = Given()
+    view = found.view(attack)
+    released = found.transcript.releases("training")
+    assert released is not None
+    shown, aux = released.last(view.ids).labels, found.data.aux
+    assert shown is not None
+    assert not torch.equal(shown, found.truth(view.ids).labels)
+    blind = blind_images(aux.inputs, taught_labels(found), labels_known=shown, seed=found.seed)
+    nothing = judge(found, attack, view, Guess(view.ids, images=blind.images)).values
+    assert nothing["leakage"] == 0
+    assert nothing["ssim"] == nothing["blind"]
 
 
 def test_what_is_kept_draws_the_victims_again(plain: Session) -> None:
