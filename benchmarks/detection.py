@@ -55,7 +55,7 @@ def matrix(*, seeds: Sequence[int], epochs: int, rows: int) -> dict[str, Any]:
         "defense": ["none", *DETECTORS],
         "attack": [BYSTANDER, HIJACKER],
         "profile": "active",
-        "train": {"epochs": epochs, "batch_size": 64, "optimizer": {"name": "sgd", "lr": 0.05, "momentum": 0.9}},
+        "train": {"epochs": epochs, "batch_size": 64, "optimizer": {"name": "adam", "lr": 0.001}},
         "seeds": list(seeds),
     }
 

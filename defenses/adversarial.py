@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -110,6 +111,12 @@ class Adversarial(Defense):
         attacker = self._fresh(generator) if self._attacker is None else self._attacker
         likeness = ssim(attacker.images(smashed), batch.inputs.float()).mean()
         return (self.weight * (likeness - self.floor).clamp(min=0)).to(smashed.dtype)
+
+    def outside(self) -> Defense:
+        """With a D that has learnt nothing: the client's own has learnt from its rows."""
+        known = copy.copy(self)
+        known._attacker = None
+        return known
 
     def _fresh(self, generator: torch.Generator) -> SimulatedAttacker:
         if self._shapes is None or self._around is None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -141,6 +142,12 @@ class Cem(Defense):
             return smashed
         noise = torch.randn(smashed.shape, generator=generator, device=generator.device, dtype=smashed.dtype)
         return smashed + self.sigma * noise.to(smashed.device)
+
+    def outside(self) -> Defense:
+        """Without the clusters of the clients' rows: around the mean of each class of the batch instead."""
+        known = copy.copy(self)
+        known._centres, known._kept = {}, {}
+        return known
 
     def _cluster(self, generator: torch.Generator) -> None:
         """New centres from the rows kept, which are then dropped."""

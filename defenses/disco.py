@@ -213,10 +213,11 @@ class Disco(Defense):
 
     def residual(self, made: Tensor, sent: Tensor) -> Tensor:
         """``made - sent`` in the channels that were sent, those with an entry other than 0, and 0 in the others."""
-        if self.ratio == 0:
-            return made - sent
-        shown = (sent.flatten(1).view(*sent.shape[:2], -1) != 0).any(2)
-        return (made - sent) * shown.view(*sent.shape[:2], *[1] * (sent.dim() - 2)).to(made.dtype)
+        return made - sent if self.ratio == 0 else _in_sent_channels(made, sent)
+
+    def outside(self) -> Defense:
+        """Which channels are pruned is up to a network of the client's; what was sent shows which were."""
+        return self if self.ratio == 0 else _Seen()
 
     def state_dict(self) -> dict[str, Any]:
         """Shapes, the mean auxiliary image, both optimizers, and the gradients that the next round takes up."""
@@ -243,3 +244,17 @@ class Disco(Defense):
         self._step = state["step"]
         for name, p in pruner.named_parameters():
             p.grad = state["pending"][name].clone() if name in state["pending"] else None
+
+
+class _Seen(Defense):
+    """DISCO without its pruning network."""
+
+    def residual(self, made: Tensor, sent: Tensor) -> Tensor:
+        """As that of `Disco`, which needs none."""
+        return _in_sent_channels(made, sent)
+
+
+def _in_sent_channels(made: Tensor, sent: Tensor) -> Tensor:
+    """``made - sent`` in each row's channels with an entry other than 0, and 0 in the others."""
+    shown = (sent.flatten(1).view(*sent.shape[:2], -1) != 0).any(2)
+    return (made - sent) * shown.view(*sent.shape[:2], *[1] * (sent.dim() - 2)).to(made.dtype)

@@ -175,6 +175,14 @@ class Defense:
         """The defense as it acts on what is sent in ``phase``: itself, or the baseline where it stands aside."""
         return self
 
+    def outside(self) -> Defense:
+        """The defense as known to attackers who do not know the client's layers.
+
+        Itself where all that it holds is public: settings, and what auxiliary rows taught it. One that trains networks
+        of its own at the client answers without them.
+        """
+        return self
+
     def mean_release(self, smashed: Tensor) -> Tensor:
         """(N, *cut1), differentiable: E[released | smashed], the part of `on_send` without its noise."""
         return smashed

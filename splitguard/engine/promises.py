@@ -8,7 +8,7 @@ import io
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -144,6 +144,41 @@ def resumes(make: Make) -> str:
     return f"{len(bench.defense.state_dict())} entries, {len(networks)} networks"
 
 
+def private_outside(make: Make) -> str:
+    """To attackers without the client's layers it answers alike whatever training rows it has met."""
+    told = []
+    for factor in (1.0, -2.0):
+        bench = Bench(make())
+        meet(bench, factor)
+        known = bench.defense.outside()
+        need(not known.modules(), f"outside() still has {', '.join(known.modules())}; attackers would read them")
+        batch, smashed = bench.batch, bench.smashed
+        penalty = known.penalty(batch, smashed, bench.gen())
+        told.append(
+            {
+                "mean_release": known.mean_release(smashed),
+                "released_like": known.released_like(smashed, bench.gen()),
+                "residual": known.residual(smashed, 2 * smashed),
+                "penalty": torch.zeros(()) if penalty is None else penalty,
+            }
+        )
+    for hook, one in told[0].items():
+        need(torch.equal(one, told[1][hook]), f"{hook} tells what training rows taught it; see Defense.outside")
+    return ", ".join(told[0])
+
+
+def meet(bench: Bench, factor: float) -> None:
+    """Three rounds of training: smashed data times ``factor``; for a negative one other images and classes too."""
+    batch, classes = bench.batch, bench.deployment.classes
+    labels = None if batch.labels is None else (batch.labels + (factor < 0)) % classes
+    rows = Batch(batch.inputs.flip(0) if factor < 0 else batch.inputs, batch.ids, labels)
+    for epoch in range(3):
+        smashed = (factor * bench.smashed).requires_grad_()
+        bench.defense.adversary_step(rows, smashed.detach(), bench.gen())
+        ctx = replace(bench.context(batch.ids), epoch=epoch, step=epoch)
+        bench.defense.on_send(smashed, ctx, bench.gen(epoch)).square().sum().backward()
+
+
 def adds_up(make: Make) -> str:
     """Penalty and alarm: scalars that are finite, for equal rows, single rows and unknown labels too; or None."""
     bench = Bench(make())
@@ -213,6 +248,7 @@ PROMISES: dict[str, Callable[[Make], str]] = {
     "is what attackers are told": as_told,
     "keeps rows apart if it says so": rows_apart,
     "resumes to the same bits": resumes,
+    "keeps what it learnt from attackers outside": private_outside,
     "adds finite numbers": adds_up,
     "goes from legal cut to legal cut": places,
     "proves what it guarantees": guarantees,

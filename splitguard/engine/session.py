@@ -152,6 +152,7 @@ class Session:
             order = torch.randperm(len(victims), generator=generator(self.seed, "candidates", phase.value))
             held = self.data.train if phase is Phase.TRAINING else self.data.query
             candidates = held.of(victims).inputs[order]
+        shield = self.defense.during(phase)
         return View(
             granted=granted,
             party=party,
@@ -165,7 +166,7 @@ class Session:
             cut_shapes=self.cut_shapes,
             classes=self.data.classes,
             class_prior=self.data.classes_prior,
-            defense=self.defense.during(phase),
+            defense=shield if Sees.HEAD in granted else shield.outside(),
             models=models_of(self),
             adaptive=adaptive,
             attribute_classes=self.data.attribute_classes,

@@ -155,8 +155,14 @@ class Stack(Defense):
 
     def during(self, phase: Phase) -> Defense:
         """Each part as it acts in ``phase``."""
-        acting = [part.during(phase) for part in self.defenses]
-        return self if all(map(operator.is_, acting, self.defenses)) else Stack(acting)
+        return self._of([part.during(phase) for part in self.defenses])
+
+    def outside(self) -> Defense:
+        """Each part as it is known from outside."""
+        return self._of([part.outside() for part in self.defenses])
+
+    def _of(self, parts: Sequence[Defense]) -> Defense:
+        return self if all(map(operator.is_, parts, self.defenses)) else Stack(parts)
 
     def mean_release(self, smashed: Tensor) -> Tensor:
         """Part after part; the exact mean unless a part bends the noise of one before it (a clip after noise, say)."""

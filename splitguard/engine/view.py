@@ -74,7 +74,7 @@ class View:
         adaptive: whether the attack may use what it knows of the defense.
         attribute_classes: how many values the rows' attributes have, where the data has any: ``aux.attributes`` are in
             0..attribute_classes-1.
-        defense: the defense's code and settings, not its random draws.
+        defense: the defense's code and settings, not its random draws, and without HEAD no layers of its own.
     """
 
     granted: Sees

@@ -201,6 +201,23 @@ class HalfTheSensitivity(Honest):
         return tuple(dataclasses.replace(g, sensitivity=(g.sensitivity or 0) / 2) for g in super().privacy())
 
 
+class HandsOutItsNetwork(Honest):
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"layer": nn.Linear(2, 2)}
+
+
+class TellsWhatItMet(Honest):
+    """Its draws are as loud as the rows that it met."""
+
+    met = 0.0
+
+    def adversary_step(self, batch: Batch, smashed: Tensor, generator: torch.Generator) -> None:
+        self.met = float(smashed.abs().mean())
+
+    def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
+        return super().released_like(smashed, generator) + self.met
+
+
 class ForgetsT(Honest):
     def bind(self, deployment: Deployment) -> None:
         super().bind(deployment)
@@ -244,6 +261,8 @@ BREAKERS: list[tuple[type, str, str]] = [
     (ClipsTheBatch, "keeps rows apart if it says so", "changes with other rows"),
     (NoState, "resumes to the same bits", "call bind"),
     (StateOfObjects, "resumes to the same bits", "UnpicklingError"),
+    (HandsOutItsNetwork, "keeps what it learnt from attackers outside", "outside() still has layer"),
+    (TellsWhatItMet, "keeps what it learnt from attackers outside", "released_like tells what training rows taught it"),
     (VectorPenalty, "adds finite numbers", "a differentiable scalar"),
     (RootPenalty, "adds finite numbers", "not finite"),
     (NeedsLabels, "adds finite numbers", "TypeError"),

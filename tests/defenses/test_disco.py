@@ -203,3 +203,19 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(mode: Mode, tmp_path: 
     loaded = Session.load(tmp_path / "saved", module=lenet(), data=data(2), defense=Disco())
     smashed = torch.randn(3, *whole.cut_shapes[0], generator=gen())
     assert torch.equal(loaded.defense.mean_release(smashed), whole.defense.mean_release(smashed))
+
+
+def test_without_the_clients_layers_nobody_has_its_pruner() -> None:
+    """Which channels were sent can be seen; which would be sent of another image cannot."""
+    bench = Bench(Disco(ratio=0.5))
+    sent = bench.send(bench.smashed).detach()
+    known = bench.defense.outside()
+    assert not known.modules()
+    assert torch.equal(known.mean_release(bench.smashed), bench.smashed)
+    assert torch.equal(known.residual(2 * sent, sent), bench.defense.residual(2 * sent, sent))
+    gaussian = Gaussian(epsilon=8.0)
+    stacked = Stack([bench.defense, gaussian]).outside()
+    assert isinstance(stacked, Stack)
+    assert stacked.defenses[1] is gaussian
+    plain = Stack([gaussian])
+    assert plain.outside() is plain

@@ -135,6 +135,14 @@ def _many(rows: Rows, count: int) -> Rows:
     return Rows(rows.inputs[chosen], rows.labels[chosen], torch.arange(count) + 10**6)
 
 
+@pytest.mark.parametrize("needs", [Sees.SMASHED, Sees.SMASHED | Sees.HEAD])
+def test_layers_of_a_defense_are_shown_with_the_heads_alone(needs: Sees) -> None:
+    defended = session(defense=build_defense("disco"))
+    asking = type("Asking", (Probe,), {"goal": Goal.INPUTS, "threat": Threat(needs)})()
+    shown = defended.view(asking).defense
+    assert ("pruner" in shown.modules()) == (Sees.HEAD in needs)
+
+
 def test_goals_are_refused_where_they_make_no_sense(plain: Session) -> None:
     with pytest.raises(NotSupported, match="scored on the test rows, once"):
         plain.view(Probe(), phase="query")
