@@ -11,7 +11,18 @@ from splitguard.matrix import Record, Results
 
 __all__ = ["attack_rows", "attack_table"]
 
-SHOWN = ("ssim", "lpips", "reid", "label_accuracy", "leakage", "leakage_low", "leakage_high", "weak", "attack_seconds")
+#: What is shown for each goal: the heading, and the column of results.csv.
+METRICS: dict[str, dict[str, str]] = {
+    "inputs": {"SSIM": "ssim", "of the blind guess": "blind", "LPIPS": "lpips", "re-identified": "reid"},
+    "labels": {"right": "label_accuracy"},
+    "candidates": {"right": "choice_accuracy", "by chance": "chance"},
+    "attribute": {"right": "attribute_accuracy", "balanced": "balanced_accuracy", "blind": "blind"},
+    "membership": {"AUC": "membership_auc", "TPR at 1 % FPR": "membership_tpr"},
+    "functionality": {"stolen": "stolen_accuracy", "deployed": "deployed_accuracy", "blind": "blind"},
+}
+#: The goal whose success is no share of a victim, so that there is no leakage.
+BARE = "functionality"
+SPENT = ("seconds", "steps", "queries", "aux")
 
 
 def attack_rows(results: Results) -> list[Row]:
@@ -32,16 +43,13 @@ def _where(record: Record) -> Row:
         "profile": row["profile"],
         "status": record.status,
         "reason": record.reason,
-        "accuracy": row["accuracy"],
     }
 
 
 def _told(record: Record) -> Row:
     budget: Mapping[str, Any] = record.extra.get("budget", {})
-    return {
-        **{name: record.values.get(name) for name in SHOWN},
-        **{k: budget.get(k) for k in ("steps", "queries", "aux")},
-    }
+    shown = (*METRICS[record.cell.goal].values(), "leakage", "leakage_low", "leakage_high", "weak")
+    return {**{name: record.values.get(name) for name in shown}, **{name: budget.get(name) for name in SPENT}}
 
 
 def attack_table(rows: Sequence[Row]) -> str:
@@ -52,28 +60,23 @@ def attack_table(rows: Sequence[Row]) -> str:
         "Fashion-MNIST, a LeNet, no defense, 32 member victims, seed 7; label attacks answer for all rows of one",
         "client in one epoch. 6,000 rows and SGD; but 600 rows for `idlg` and 2,000 for `llg`, whose clients are",
         "averaged after every batch, and Adam and the cut pool2 for `fsha`, which needs more steps. Leakage is 0 for",
-        "the best blind guess and 1 for perfect recovery, with its 95 % interval over victims. Made by",
-        "`python -m benchmarks.suite attacks`.",
+        "the best blind guess, which knows the victims' labels where they are sent, and 1 for perfect recovery, with",
+        "its 95 % interval over victims. Seconds, of one core, and steps are all that an attack spent, beside the",
+        "session and after it. Made by `python -m benchmarks.suite attacks`.",
     ]
     for goal in dict.fromkeys(row["goal"] for row in rows):
-        lines += [
-            "",
-            f"## After {goal}",
-            "",
-            "| attack | deployment | profile | SSIM | LPIPS | re-identified | labels | leakage "
-            "| seconds | steps | queries | aux |",
-            "|---|---|---|---|---|---|---|---|---|---|---|---|",
-        ]
-        lines += [_attack_line(row) for row in rows if row["goal"] == goal]
+        headings = ["attack", "deployment", "profile", *METRICS[goal], *([] if goal == BARE else ["leakage"]), *SPENT]
+        lines += ["", f"## After {goal}", "", line(headings), line(["---"] * len(headings))]
+        lines += [line(_fields(row)) for row in rows if row["goal"] == goal]
     return "\n".join(lines) + "\n"
 
 
-def _attack_line(row: Row) -> str:
-    where = f"{row['mode']}, {row['cut']}"
-    if row["status"] != "ok":
-        return f"| {row['attack']} | {where} | {row['profile']} | {row['status']}: {row['reason']} {'| ' * 8}|"
+def _fields(row: Row) -> list[str]:
+    start = [row["attack"], f"{row['mode']}, {row['cut']}", row["profile"] or ""]
+    numbers = [number(row[name]) for name in METRICS[row["goal"]].values()]
     leakage = f"{number(row['leakage'])} {interval(row['leakage_low'], row['leakage_high'])}".strip()
-    leakage += ", weak" if row["weak"] else ""
-    numbers = [number(row[name]) for name in ("ssim", "lpips", "reid", "label_accuracy")]
-    spent = [number(row["attack_seconds"], 1), *(str(row[name] or "") for name in ("steps", "queries", "aux"))]
-    return line([row["attack"], where, row["profile"] or "", *numbers, leakage, *spent])
+    spent = [number(row["seconds"], 1), *(str(row[name] or "") for name in SPENT[1:])]
+    fields = [*numbers, *([] if row["goal"] == BARE else [leakage + (", weak" if row["weak"] else "")]), *spent]
+    if row["status"] != "ok":
+        fields = [f"{row['status']}: {row['reason']}", *[""] * (len(fields) - 1)]
+    return [*start, *fields]

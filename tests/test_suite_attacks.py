@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of attacks: each goal with its own measures, what was not measured empty; pages are those stored."""
+
+from __future__ import annotations
+
+import functools
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks.suite import __main__ as suite
+from benchmarks.suite.attacks import METRICS, attack_rows, attack_table
+from splitguard.api import Goal
+from splitguard.matrix import Matrix, Record
+
+CELLS = functools.cache(lambda: [resolved.cell for resolved in Matrix.from_file(suite.HERE / "attacks.yaml").cells])
+STORED = sorted(path.stem for path in (suite.HERE / "results").glob("*.json"))
+
+
+def made(status: Any = "ok", **values: Any) -> list[Record]:
+    """A record of each cell of the file."""
+    budget = {"steps": 5, "seconds": 1.25, "queries": 0, "aux": 2000}
+    reason = None if status == "ok" else "it cannot be done"
+    return [Record(cell, "training", status, reason, values, {"budget": budget} if values else {}) for cell in CELLS()]
+
+
+def table(records: list[Record]) -> str:
+    return attack_table(attack_rows(SimpleNamespace(records=records)))  # type: ignore[arg-type]  # all that it reads
+
+
+def test_every_goal_has_its_measures_and_every_attack_its_line() -> None:
+    assert set(METRICS) == {goal.value for goal in Goal}
+    records = made(ssim=0.5, blind=0.25, label_accuracy=0.75, leakage=0.125, leakage_low=0.1, leakage_high=0.2)
+    text = table(records)
+    for record in records:
+        assert text.count(f"\n| {record.cell.attack.name} | ") == 1
+    assert "| unsplit | vanilla, conv2 |" in text
+    assert "| 0.500 | 0.250 |  |  | 0.125 [0.10, 0.20] | 1.2 | 5 |  | 2000 |" in text
+    assert "| 0.750 | 0.125 [0.10, 0.20] | 1.2 | 5 |  | 2000 |" in text
+
+
+@pytest.mark.parametrize("status", ["ok", "refused"])
+def test_every_line_has_as_many_fields_as_its_head(status: str) -> None:
+    width = 0
+    for text in table(made(status)).splitlines():
+        if text.startswith("|"):
+            width = text.count("|") if text.startswith("| attack ") else width
+            assert text.count("|") == width, text
+    assert ("refused: it cannot be done" in table(made(status))) == (status == "refused")
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_the_page_is_that_of_the_stored_rows(name: str) -> None:
+    rows = json.loads((suite.HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    _, made_of = suite.TABLES[name]
+    assert (suite.DOCS / f"{name}.md").read_text(encoding="utf-8") == made_of(rows)
