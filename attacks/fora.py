@@ -26,7 +26,7 @@ class FORA(Beside):
     """Trains a substitute client f~ until its smashed data cannot be told from the real ones, then inverts it.
 
         min_f~  (1 - a) mean D(q(f~(x))) + a MMD^2(q(f~(x)), z) + what the defense adds to a client's loss
-        min_D   mean D(z) - mean D(q(f~(x))) + penalty mean (||grad D(u)|| - 1)^2
+        min_D   mean D(z) - mean D(q(f~(x))) + penalty mean (||grad D(u)|| - slope)^2
 
     with x unlabelled auxiliary samples, z the smashed data that has just arrived, as many of one as of the other, q a
     fresh draw of the defense, D a critic, and u between q(f~(x)) and z; the length of grad D is over all coordinates
@@ -41,6 +41,7 @@ class FORA(Beside):
     Args:
         a: weight of the discrepancy against the critic, in [0, 1].
         penalty: weight of the critic's gradient penalty.
+        slope: which slope of D it asks for, 0 or 1; see `fsha`.
         steps: optimizer steps of f~ and of D an exchange.
         finish: the same after the session.
         width: channels of f~.
@@ -66,6 +67,7 @@ class FORA(Beside):
 
     a: float = 0.8
     penalty: float = 1000.0
+    slope: float = 1.0
     width: int = 32
     critic_width: int = 32
     critic_blocks: int = 2
@@ -101,6 +103,8 @@ class FORA(Beside):
         super().__post_init__()
         if not 0 <= self.a <= 1:
             raise BadSetting(f"fora: a is a share in [0, 1]; got {self.a!r}")
+        if self.slope not in (0, 1):
+            raise BadSetting(f"fora: slope is 0 or 1; got {self.slope!r}")
         for name in ("lr", "critic_lr"):
             if not getattr(self, name) > 0:
                 raise BadSetting(f"fora: {name} must be positive; got {getattr(self, name)!r}")
@@ -124,7 +128,7 @@ class FORA(Beside):
         loss = (1 - self.a) * critic(shown).mean() + self.a * mk_mmd(shown, sent)
         loss = loss + as_trained(view, inputs, None, made, generator)
         apart = critic(sent).mean() - critic(shown.detach()).mean()
-        slope = gradient_penalty(critic, shown, sent, generator)
+        slope = gradient_penalty(critic, shown, sent, generator, slope=self.slope)
         nets.learn((loss, "client"), (apart + self.penalty * slope, "critic"))
 
     def run(self, view: View, generator: torch.Generator) -> Guess:

@@ -51,6 +51,21 @@ def test_every_line_has_as_many_fields_as_its_head(status: str) -> None:
     assert ("refused: it cannot be done" in table(made(status))) == (status == "refused")
 
 
+def test_the_readme_quotes_the_codebooks_rows() -> None:
+    rows = json.loads((suite.HERE / "results" / "codebook.json").read_text(encoding="utf-8"))
+    quoted = (suite.DOCS.parent / "README.md").read_text(encoding="utf-8")
+    passage = quoted[quoted.index("docs/codebook.md") :].split("##")[0]
+    for aux, labelled, defense, column in [
+        (2000, True, "codebook, head frozen", "accuracy"),
+        (2000, True, "gaussian(epsilon=8), head frozen", "accuracy"),
+        (2000, True, "codebook, head frozen", "aux_accuracy"),
+        (2000, False, "codebook(space=plain), head frozen", "accuracy"),
+        (2000, False, "codebook(epsilon=4, space=plain), head frozen", "accuracy"),
+    ]:
+        (row,) = (r for r in rows if (r["aux"], r["labelled"], r["defense"]) == (aux, labelled, defense))
+        assert f"{row[column]:.3f}".removeprefix("0") in passage
+
+
 @pytest.mark.parametrize("name", STORED)
 def test_the_page_is_that_of_the_stored_rows(name: str) -> None:
     rows = json.loads((suite.HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
