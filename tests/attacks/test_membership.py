@@ -97,6 +97,7 @@ def test_rows_learned_by_heart_are_found(learned: tuple[nn.Module, Rows, Tensor]
     assert abs(null - 0.5) < 3.5 * ERROR
 
 
+@pytest.mark.slow
 def test_references_tell_an_easy_row_from_one_that_was_learned() -> None:
     everyone, members, steps = rows(120, 0), torch.arange(120) % 4 < 2, 1000
     inside = everyone[members]

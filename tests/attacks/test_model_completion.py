@@ -185,6 +185,7 @@ def fashion() -> Any:
     return load("fashion-mnist", seed=0, train=300, test=50, aux=80, victims={"member": 8, "query": 4})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "how"),
     [

@@ -78,6 +78,7 @@ def test_kill_and_resume_equals_uninterrupted(kind: type[Sdar] | type[SdarLabels
     assert one.budget.steps == two.budget.steps
 
 
+@pytest.mark.slow
 def test_labels_are_found_in_u_shaped_and_refused_where_they_are_given() -> None:
     attack = SdarLabels(steps=2, finish=200, critic_width=8, batch_size=24)
     training = Training(epochs=10, batch_size=8)
