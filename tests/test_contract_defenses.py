@@ -12,6 +12,9 @@ from splitguard.contract.defense import check_defense, promises
 from splitguard.contract.kept import tried
 from splitguard.errors import UnknownName
 from tests.defenses.broken import BREAKERS, Honest, NeedsSetting
+from tests.defenses.overstated import OVERSTATED
+
+EVERY = [*BREAKERS, *OVERSTATED]
 
 
 @pytest.mark.parametrize("name", list(DEFENSES))
@@ -27,7 +30,7 @@ def test_an_unknown_name_is_answered_with_near_misses() -> None:
         check_defense("gausian")
 
 
-@pytest.mark.parametrize(("cls", "promise", "told"), BREAKERS, ids=[cls.__name__ for cls, *_ in BREAKERS])
+@pytest.mark.parametrize(("cls", "promise", "told"), EVERY, ids=[cls.__name__ for cls, *_ in EVERY])
 def test_a_broken_promise_is_caught(monkeypatch: pytest.MonkeyPatch, cls: Any, promise: str, told: str) -> None:
     monkeypatch.setitem(DEFENSES._found, "planted", cls)
     found = tried(promise, promises("planted")[promise])
@@ -36,7 +39,7 @@ def test_a_broken_promise_is_caught(monkeypatch: pytest.MonkeyPatch, cls: Any, p
 
 
 def test_every_promise_has_somebody_who_breaks_it() -> None:
-    assert {promise for _, promise, _ in BREAKERS} == set(promises("none"))
+    assert {promise for _, promise, _ in EVERY} == set(promises("none"))
 
 
 def test_an_honest_relative_passes(monkeypatch: pytest.MonkeyPatch) -> None:
