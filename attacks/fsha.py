@@ -29,7 +29,6 @@ from splitguard.api import (
 )
 from splitguard.building.critics import gradient_penalty, make_critic
 from splitguard.building.learners import Learners, rows_of
-from splitguard.building.mmd import mk_mmd
 from splitguard.building.pilots import Pilot, make_pilot
 from splitguard.building.simulate import as_released
 
@@ -64,10 +63,8 @@ class Fsha(ServerAttack):
         penalty: weight of the gradient penalty.
         slope: which slope of D it asks for, 0 or 1. With 0 the gradient falls to nothing when z looks like codes; with
             1, as in the paper, it keeps its length, fast clients run past them, and the weight is 500.
-        gain: factor on the returned gradient, for clients whose optimizer feels it (SGD does, Adam does not).
-        align: weight of what draws P towards z, so that the client has less far to go: 0.8 times the maximum mean
-            discrepancy of codes and z, less 0.2 times mean D(P(x)). Clients with large steps of SGD and momentum, whom
-            the gradient alone throws off, bear ``align: 1, gain: 0.001``.
+        gain: factor on the returned gradient, for clients whose optimizer feels it: Adam does not; SGD with large steps
+            wants it far smaller, or the session breaks.
         width: channels of P's and I's first map; they double as the map halves.
         critic_width: channels of D.
         blocks: residual blocks of D.
@@ -78,10 +75,9 @@ class Fsha(ServerAttack):
     Source: Pasquini, Ateniese, Bernaschi, Unleashing the tiger: inference attacks on split learning, CCS 2021.
     Differences: the gradient penalty asks for the slope 0 (Mescheder, Geiger, Nowozin, ICML 2018) and takes the norm of
     a sample's whole gradient, where the code takes one for each channel; D halves the map to 4 pixels a side first, as
-    the code means to and, its first layers being overwritten, does not; the warm-up; ``align``, after FORA (Xu et al.,
-    CVPR 2024); the defense; the ReLU; sizes follow the input and the cut. The code's settings are ``lr: 1e-5,
-    critic_lr: 1e-4, slope: 1, penalty: 500, gain: 1, warm_up: 0, width: 64, critic_width: 256, blocks: 6``, against
-    clients that train with Adam at 1e-5.
+    the code means to and, its first layers being overwritten, does not; the warm-up; the defense; the ReLU; sizes
+    follow the input and the cut. The code's settings are ``lr: 1e-5, critic_lr: 1e-4, slope: 1, penalty: 500, gain: 1,
+    warm_up: 0, width: 64, critic_width: 256, blocks: 6``, against clients that train with Adam at 1e-5.
     """
 
     steps: int = 1
@@ -92,7 +88,6 @@ class Fsha(ServerAttack):
     penalty: float = 10.0
     slope: float = 0.0
     gain: float = 0.1
-    align: float = 0.0
     width: int = 32
     critic_width: int = 64
     blocks: int = 2
@@ -116,8 +111,7 @@ class Fsha(ServerAttack):
     )
 
     def __post_init__(self) -> None:
-        least_of = {"steps": 1, "warm_up": 0, "penalty": 0, "align": 0, "width": 1, "critic_width": 1}
-        for name, least in least_of.items():
+        for name, least in (("steps", 1), ("warm_up", 0), ("penalty", 0), ("width", 1), ("critic_width", 1)):
             if getattr(self, name) < least:
                 raise BadSetting(f"fsha: {name} must be at least {least}; got {getattr(self, name)!r}")
         if self.slope not in (0, 1):
@@ -154,21 +148,10 @@ class Fsha(ServerAttack):
                 [hijacking] = torch.autograd.grad(sent, theirs, retain_graph=True)
             distance = nets["critic"](ours).mean() - sent
             steep = gradient_penalty(nets["critic"], z, ours, self._generator, slope=self.slope)
-            nets.learn(
-                (self._pilots_loss(apart, codes, z), "pilot"),
-                (apart, "inverse"),
-                (distance + self.penalty * steep, "critic"),
-            )
+            nets.learn((apart, "pilot"), (apart, "inverse"), (distance + self.penalty * steep, "critic"))
         self._rounds += 1
         self._seconds += time.perf_counter() - began
         return self.gain * hijacking
-
-    def _pilots_loss(self, apart: Tensor, codes: Tensor, z: Tensor) -> Tensor:
-        """``apart`` alone, or with what draws codes towards z."""
-        if not self.align or len(z) < 2:
-            return apart
-        told: Tensor = self._nets["critic"](codes).mean()
-        return apart + self.align * (0.8 * mk_mmd(codes, z) - 0.2 * told)
 
     def run(self, view: View, generator: torch.Generator) -> Guess:
         """(N, *in) in [0, 1], from the last release of each victim."""
