@@ -12,32 +12,18 @@ from typing import Any
 import pytest
 
 from benchmarks.suite.defenses import LOSS, defense_rows, defense_table
-from splitguard.matrix import Cell, Record
+from splitguard.matrix import Record
 from splitguard.matrix.cell import Plugin
+from tests.suite_cell import CELL
 
 #: The 95 % point of Student's t with two degrees of freedom, from printed tables.
 T95 = 2.91999
-CELL = Cell(
-    data={"name": "faces", "clients": 2, "partition": "iid"},
-    model={"name": "lenet"},
-    mode="vanilla",
-    labels="sent",
-    base=("conv2",),
-    cuts=("conv2",),
-    defense=(Plugin("dropout"),),
-    training={"head": "trained"},
-    attack=Plugin("white-box-inversion"),
-    goal="inputs",
-    active=False,
-    profile="active",
-    adaptive=True,
-    seed=0,
-)
+DEFENDED = replace(CELL, defense=(Plugin("dropout"),))
 
 
 def measured(seed: int, adaptive: bool, leakage: float | None, phase: str = "training", **more: Any) -> Record:
     values = {"leakage": leakage, "accuracy": 0.8}
-    return Record(replace(CELL, seed=seed, adaptive=adaptive, **more), phase, "ok", values=values)
+    return Record(replace(DEFENDED, seed=seed, adaptive=adaptive, **more), phase, "ok", values=values)
 
 
 def rows_of(*records: Record) -> list[dict[str, Any]]:

@@ -15,31 +15,17 @@ from benchmarks.suite import __main__ as suite
 from benchmarks.suite.realism import auxiliary, realism_rows, realism_table
 from splitguard.data import DataSpec
 from splitguard.matrix import Record
-from splitguard.matrix.cell import Cell, Plugin
+from splitguard.matrix.cell import Plugin
+from tests.suite_cell import CELL
 
 DATA: dict[str, Any] = {"name": "faces", "aux": 2000, "aux_classes": None, "clients": 2, "partition": "iid"}
-CELL = Cell(
-    data=DATA,
-    model={"name": "lenet"},
-    mode="vanilla",
-    labels="sent",
-    base=("conv2",),
-    cuts=("conv2",),
-    defense=(),
-    training={"head": "trained"},
-    attack=Plugin("query-free"),
-    goal="inputs",
-    active=False,
-    profile="active",
-    adaptive=True,
-    seed=7,
-)
+ASKED = replace(CELL, data=DATA, attack=Plugin("query-free"), seed=7)
 
 
 def measured(leakage: float | None, phase: str = "training", status: Any = "ok", **more: Any) -> Record:
     low, high = (None, None) if leakage is None else (leakage - 0.1, leakage + 0.1)
     values = {"leakage": leakage, "leakage_low": low, "leakage_high": high, "ssim": 0.3, "blind": 0.14}
-    return Record(replace(CELL, **more), phase, status, values=values if status == "ok" else {})
+    return Record(replace(ASKED, **more), phase, status, values=values if status == "ok" else {})
 
 
 def rows(*records: Record) -> list[dict[str, Any]]:

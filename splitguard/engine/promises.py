@@ -149,7 +149,7 @@ def private_outside(make: Make) -> str:
     told = []
     for factor in (1.0, -2.0):
         bench = Bench(make())
-        meet(bench, factor)
+        _meet(bench, factor)
         known = bench.defense.outside()
         need(not known.modules(), f"outside() still has {', '.join(known.modules())}; attackers would read them")
         batch, smashed = bench.batch, bench.smashed
@@ -167,7 +167,7 @@ def private_outside(make: Make) -> str:
     return ", ".join(told[0])
 
 
-def meet(bench: Bench, factor: float) -> None:
+def _meet(bench: Bench, factor: float) -> None:
     """Three rounds of training: smashed data times ``factor``; for a negative one other images and classes too."""
     batch, classes = bench.batch, bench.deployment.classes
     labels = None if batch.labels is None else (batch.labels + (factor < 0)) % classes
