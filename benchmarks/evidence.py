@@ -21,7 +21,8 @@ Result = dict[str, Any]
 INTRODUCTION = """# What was measured
 
 Each line is written from a stored result in `benchmarks/results` by `python -m benchmarks.evidence`, and the command
-beside it measures it again. Times are of one core without a GPU.
+beside it measures it again. Times are of one core without a GPU, of a machine that was not always idle: a ratio of two
+times is from one process, a time alone is rough.
 
 | what | found | command |
 |---|---|---|

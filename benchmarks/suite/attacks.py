@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.suite.cells import Row, interval, line, number
+from benchmarks.suite.cells import Row, interval, line, number, place
 from splitguard.matrix import Record, Results
 
 __all__ = ["attack_rows", "attack_table"]
@@ -38,7 +38,8 @@ def _where(record: Record) -> Row:
     cell = record.cell
     row = record.row()
     return {
-        "mode": cell.mode + (", labels at the server" if cell.labels == "server" else ""),
+        "mode": cell.mode,
+        "labels": cell.labels,
         "cut": "..".join(cell.cuts),
         "profile": row["profile"],
         "status": record.status,
@@ -61,8 +62,9 @@ def attack_table(rows: Sequence[Row]) -> str:
         "client in one epoch. 6,000 rows and SGD; but 600 rows for `idlg` and 2,000 for `llg`, whose clients are",
         "averaged after every batch, and Adam and the cut pool2 for `fsha`, which needs more steps. Leakage is 0 for",
         "the best blind guess, which knows the victims' labels where they are sent, and 1 for perfect recovery, with",
-        "its 95 % interval over victims. Seconds, of one core, and steps are all that an attack spent, beside the",
-        "session and after it. Made by `python -m benchmarks.suite attacks`.",
+        "its 95 % interval over victims: it says nothing of other seeds. Steps and seconds are all that an attack",
+        "spent, beside the session and after it; seconds by the clock, of a machine that was not idle. Made by",
+        "`python -m benchmarks.suite attacks`.",
     ]
     for goal in dict.fromkeys(row["goal"] for row in rows):
         headings = ["attack", "deployment", "profile", *METRICS[goal], *([] if goal == BARE else ["leakage"]), *SPENT]
@@ -72,7 +74,7 @@ def attack_table(rows: Sequence[Row]) -> str:
 
 
 def _fields(row: Row) -> list[str]:
-    start = [row["attack"], f"{row['mode']}, {row['cut']}", row["profile"] or ""]
+    start = [row["attack"], place(row), row["profile"] or ""]
     numbers = [number(row[name]) for name in METRICS[row["goal"]].values()]
     leakage = f"{number(row['leakage'])} {interval(row['leakage_low'], row['leakage_high'])}".strip()
     spent = [number(row["seconds"], 1), *(str(row[name] or "") for name in SPENT[1:])]

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from benchmarks.suite.cells import Row, line, number
+from benchmarks.suite.cells import Row, line, number, place
 from splitguard.matrix import Results
 from splitguard.metrics import paired_difference
 
@@ -66,14 +66,14 @@ def defense_table(rows: Sequence[Row]) -> str:
         f"always do what the static one does: a limit below {LOSS}, marked !, is a fault of the attack and no merit of",
         "the defense, or says that the seeds are too few. Made by `python -m benchmarks.suite defenses`.",
         "",
-        "| defense | cut | accuracy | epsilon | attack | after | adaptive | static | gap | at least |",
+        "| defense | deployment | accuracy | epsilon | attack | after | adaptive | static | gap | at least |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         numbers = [number(row["accuracy"]), number(row["epsilon"], 0)]
         leaks = [number(row[name]) for name in ("adaptive", "static", "gap", "gap_at_least")]
         leaks[-1] += " !" if row in lost else ""
-        lines.append(line([row["defense"], row["cut"], *numbers, row["attack"], row["goal"], *leaks]))
+        lines.append(line([row["defense"], place(row), *numbers, row["attack"], row["goal"], *leaks]))
     told = sum(row["gap_at_least"] is not None for row in rows)
     lines += ["", f"Limits of at least {LOSS}: {told - len(lost)} of {told}."]
     return "\n".join(lines) + "\n"
