@@ -73,6 +73,7 @@ def test_no_bit_of_the_session_changes_and_a_killed_one_goes_on(name: str, how: 
         assert same(first.head.state_dict(), second.head.state_dict())
 
 
+@pytest.mark.slow
 def test_the_live_body_teaches_the_function_of_head_and_tail() -> None:
     attack = build("pcat-functionality", steps=3, finish=50, width=8, lr=5e-3)
     run = session(attack, epochs=5, count=90, **U_SHAPED)
@@ -92,6 +93,7 @@ def test_the_live_body_teaches_the_function_of_head_and_tail() -> None:
     assert accuracy(guess.head, guess.tail) > accuracy(nothing.head, nothing.tail) + 0.3
 
 
+@pytest.mark.slow
 def test_the_pseudo_tail_reads_labels_that_the_server_is_not_told() -> None:
     attack = build("pcat-labels", steps=3, finish=0, width=8, lr=5e-3)
     run = session(attack, epochs=5, count=90, **U_SHAPED)

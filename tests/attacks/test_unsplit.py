@@ -119,6 +119,7 @@ def test_a_cut_without_places_is_answered_in_range() -> None:
     assert guess.budget.aux == guess.budget.queries == 0
 
 
+@pytest.mark.slow
 def test_the_clone_explains_what_was_sent_and_is_handed_over_frozen() -> None:
     x = pictures(12)
     view = blank_view(x)

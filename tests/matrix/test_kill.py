@@ -79,6 +79,7 @@ def test_two_jobs_give_the_numbers_of_one(undisturbed: pd.DataFrame, tmp_path: P
     pd.testing.assert_frame_equal(numbers(Results(tmp_path)), undisturbed)
 
 
+@pytest.mark.slow
 def test_two_jobs_killed_and_resumed_with_one_equal_one_undisturbed(undisturbed: pd.DataFrame, tmp_path: Path) -> None:
     process = start(tmp_path)
     wait_for(tmp_path, 2, process)
