@@ -25,7 +25,8 @@ class CandidateMatch(Attack):
 
     with f_t the head that made release t and m the defense without its noise. It is the attack that the bound of a
     clipped Gaussian release speaks of: with N candidates, P(correct) <= Phi(Phi^-1(1/N) + sqrt(T) C / sigma). Where the
-    noise is Gaussian and every candidate as likely as any other, no attack does better.
+    noise is Gaussian and every candidate as likely as any other, nothing that judges each victim by its own releases
+    does better. The victims of a session are a permutation of its candidates, so who assigns all of them together may.
 
     An attacker that is not adaptive takes the last release alone and knows of no defense.
 

@@ -75,6 +75,7 @@ class DpSgdHead(Defense):
     _guarantee: Guarantee | None = field(default=None, init=False, repr=False, compare=False)
     _draws: torch.Generator | None = field(default=None, init=False, repr=False, compare=False)
 
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Abadi et al., Deep learning with differential privacy, CCS 2016"
     per_sample: ClassVar[bool] = True
     acts: ClassVar[str] = "head's training"
@@ -123,7 +124,7 @@ class DpSgdHead(Defense):
                 epsilon=self.epsilon, clip=1.0, releases=uses, delta=self.delta, adjacency=self.adjacency
             )
         self._scale = (float(self.clip), noise)
-        self._guarantee = self._statement(uses) if noise > 0 else None
+        self._guarantee = self._statement(uses, deployment) if noise > 0 else None
 
     def optimizer(
         self, head: nn.Module, make: Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer]
@@ -162,9 +163,10 @@ class DpSgdHead(Defense):
         """One statement about the head's weights; none without noise."""
         return () if self._guarantee is None else (self._guarantee,)
 
-    def _statement(self, uses: int) -> Guarantee:
+    def _statement(self, uses: int, deployment: Deployment) -> Guarantee:
         assert self._scale is not None
         clip, noise = self._scale
+        tail = "the tail, handed over with the head, is trained on the same rows without clip or noise"
         return Guarantee(
             channel="head-weights",
             epsilon_rows=privacy.epsilon(
@@ -181,6 +183,7 @@ class DpSgdHead(Defense):
             f"{noise * clip:.4g} on their sum",
             exclusions=(
                 "other rows' gradients come through a body trained on this row's smashed data and label without noise",
+                *([tail] if len(deployment.cuts) > 1 else []),
                 "queries train nothing",
                 "smashed data are sent as they are, and whoever receives them learns what this epsilon does not count",
             ),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from splitguard import privacy
-from splitguard.api import DEFENSES
+from splitguard.api import DEFENSES, standard_normal
 from splitguard.building.noisy_release import PHASES, NoisyRelease, Protected, in_range
 
 __all__ = ["Gaussian", "Protected"]
@@ -36,8 +36,8 @@ class Gaussian(NoisyRelease):
     * ``epsilon_query``, one row sent once after training; the head does not depend on such a row.
 
     Nothing is guaranteed without a clip or without noise. With ``clip: none`` and ``sigma: 0`` the defense is an
-    identity, to the bit. The noise is ordinary floating point noise: an adversary who exploits its rounding (Mironov,
-    CCS 2012) is not covered.
+    identity, to the bit. The noise is drawn and added in float64, with exact tails (`splitguard.seeding`), and rounded
+    with the sum: an adversary who exploits the rounding of float64 (Mironov, CCS 2012) is not covered.
 
     Args:
         epsilon: of the (epsilon, delta) pair that a row gets for all its releases; positive. Give this or ``sigma``;
@@ -69,6 +69,7 @@ class Gaussian(NoisyRelease):
     phases: tuple[Protected, ...] = PHASES
     adjacency: privacy.Adjacency = "replace-one"
 
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Titcombe et al., Practical defences against model inversion attacks, 2021"
     null: ClassVar[Mapping[str, Any] | None] = {"sigma": 0.0, "clip": "none"}
     breakers = ("candidate-match", "white-box-inversion", "inverse-network")
@@ -82,8 +83,8 @@ class Gaussian(NoisyRelease):
         in_range(self.name, "delta", self.delta, below=1)
 
     def unit_noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """``N(0, I)``."""
-        return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
+        """``N(0, I)``, in float64."""
+        return standard_normal(like.shape, generator)
 
     def calibrated(self, epsilon: float, clip: float, releases: int) -> float:
         """Sigma, by `splitguard.privacy.sigma`."""

@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from splitguard import privacy
-from splitguard.api import DEFENSES, BadSetting, Context, Defense, Deployment, Guarantee, NotSupported, Phase, Spec
+from splitguard.api import (
+    DEFENSES,
+    BadSetting,
+    Context,
+    Defense,
+    Deployment,
+    Guarantee,
+    NotSupported,
+    Phase,
+    Spec,
+    standard_normal,
+)
 from splitguard.building.label_side import against, need_returned_gradient
 from splitguard.building.rows_alone import clip_rows, row_norms
 from splitguard.errors import Diverged
@@ -64,6 +75,7 @@ class GradientNoise(Defense):
     _ledger: privacy.Ledger | None = field(default=None, init=False, repr=False, compare=False)
     _guarantee: Guarantee | None = field(default=None, init=False, repr=False, compare=False)
 
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Li et al., Label leakage and protection in two-party split learning, ICLR 2022"
     per_sample: ClassVar[bool] = True
     acts: ClassVar[str] = "gradients"
@@ -104,7 +116,8 @@ class GradientNoise(Defense):
         clip = math.inf if isinstance(self.clip, str) else float(self.clip)
         if (self.sigma, clip) != (0, math.inf):
             need_returned_gradient(deployment, self.name)
-        self._planned = max(deployment.releases.get(Phase.TRAINING, 0), 1)
+        # Gradients come back in every epoch, also where smashed data are sent in the first one only.
+        self._planned = max(deployment.epochs, 1)
         sigma = self.sigma
         if sigma is None:
             assert self.epsilon is not None
@@ -129,8 +142,7 @@ class GradientNoise(Defense):
             self._ledger.charge(ctx.ids, Phase.TRAINING)
         out = clip_rows(grad, clip)
         if sigma > 0:
-            noise = torch.randn(out.shape, generator=generator, device=generator.device, dtype=out.dtype)
-            out = out + sigma * noise.to(out.device)
+            out = out + sigma * standard_normal(out.shape, generator).to(out.device)
         return out.to(grad.dtype)
 
     def privacy(self) -> tuple[Guarantee, ...]:

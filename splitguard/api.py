@@ -17,7 +17,7 @@ from splitguard.engine.wire import Exchange, Phase, Releases
 from splitguard.errors import BadSetting, MissingKnowledge, NotSupported
 from splitguard.privacy.guarantee import Guarantee
 from splitguard.registry import Registry, Spec
-from splitguard.seeding import derive, generator
+from splitguard.seeding import derive, generator, standard_normal
 
 __all__ = [
     "ATTACKS",
@@ -60,6 +60,7 @@ __all__ = [
     "build_defense",
     "derive",
     "generator",
+    "standard_normal",
 ]
 
 ATTACKS: Registry[Attack] = Registry("attack", package="splitguard.attacks", group="splitguard.attacks")

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
+from scipy.stats import kstest
 from torch import nn
 
-from splitguard.seeding import derive, drawing, generator, numpy_generator, reseed
+from splitguard.seeding import derive, drawing, generator, numpy_generator, reseed, standard_normal, system_generator
 
 Guard = Callable[[], AbstractContextManager[None]]
 
@@ -58,3 +59,30 @@ def test_drawing_restores_after_an_error_and_reseed_outside_does_nothing(rng_unt
                 raise RuntimeError
         except RuntimeError:
             reseed("a")
+
+
+def test_standard_normal_draws_are_normal_repeat_and_are_finer_than_float32() -> None:
+    one, two = standard_normal((3, 50_000), generator(1, "x")), standard_normal((3, 50_000), generator(1, "x"))
+    assert torch.equal(one, two)
+    assert one.dtype is torch.float64
+    assert kstest(one.flatten().numpy(), "norm").pvalue > 1e-3
+    assert float((one.float().double() != one).double().mean()) > 0.99
+    draws = generator(1, "x")
+    assert not torch.equal(standard_normal((9,), draws), standard_normal((9,), draws))
+
+
+def test_standard_normal_draws_have_tails() -> None:
+    draws = generator(2, "x")
+    beyond = sum(int((standard_normal((10**6,), draws).abs() > 4.5).sum()) for _ in range(5))
+    assert 15 <= beyond <= 60  # 34 are expected
+
+
+def test_the_systems_generators_differ_and_no_seed_of_32_bits_makes_them() -> None:
+    one, two = system_generator(), system_generator()
+    assert not torch.equal(torch.rand(9, generator=one), torch.rand(9, generator=two))
+    twin = torch.Generator().manual_seed(one.initial_seed())
+    fresh = system_generator()
+    twin.manual_seed(fresh.initial_seed())
+    assert not torch.equal(torch.rand(9, generator=fresh), torch.rand(9, generator=twin))
+    drawn = torch.rand(100_000, generator=one)
+    assert kstest(drawn.numpy(), "uniform").pvalue > 1e-3

@@ -59,7 +59,7 @@ class NoisyRelease(Defense, ABC):
 
     @abstractmethod
     def unit_noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Noise of scale 1 in the shape and type of ``like``, drawn on the generator's device."""
+        """Noise of scale 1 in the shape of ``like`` and in its type or a wider one, on any device."""
 
     @abstractmethod
     def calibrated(self, epsilon: float, clip: float, releases: int) -> float:
@@ -112,7 +112,7 @@ class NoisyRelease(Defense, ABC):
     def bind(self, deployment: Deployment) -> None:
         """Fixes clip and noise for this deployment, and what they guarantee there."""
         releases = deployment.releases
-        self._planned = {"training": releases.get(Phase.TRAINING, 0), "query": releases.get(Phase.QUERY, 0)}
+        self._planned = {str(phase.value): releases.get(phase, 0) for phase in Phase}
         if isinstance(self.clip, str):
             clip = math.inf if self.clip == "none" else median_norm(deployment, order=self.order)
         else:
@@ -168,7 +168,7 @@ class NoisyRelease(Defense, ABC):
         return self.spread * self._bound[1]
 
     def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
-        """``clip_C(smashed)`` and fresh noise from ``generator``, drawn on its device; no ledger counts this."""
+        """``clip_C(smashed)`` and fresh noise from ``generator``, rounded as a sum; no ledger counts this."""
         clip, scale = self._bound
         clipped = clip_rows(smashed, clip, order=self.order)
         if scale > 0:
@@ -185,6 +185,9 @@ class NoisyRelease(Defense, ABC):
         rows = self.spent(clip, scale, self._counted) if training else None
         holes = view_holes(deployment) if training else ["training rows are sent without clip or noise"]
         unprotected = [] if query else ["what is sent in evaluation and in queries has neither clip nor noise"]
+        sent = self._planned["evaluation"]
+        if query and sent > 1:
+            unprotected = [f"the epsilon of a query counts one sending, where evaluations send a test row {sent} times"]
         return Guarantee(
             channel="inputs",
             epsilon_rows=rows,

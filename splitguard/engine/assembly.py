@@ -27,7 +27,7 @@ from splitguard.engine.threat import Goal, Mode, Profile, refusal
 from splitguard.engine.wire import Phase
 from splitguard.errors import NotSupported
 from splitguard.registry import settings_of
-from splitguard.seeding import generator
+from splitguard.seeding import generator, system_generator
 
 __all__ = ["make_loop"]
 
@@ -66,9 +66,8 @@ def make_loop(
     clients = _clients(session, around)
     server = Server(Stage(network.body, "body", training), around)
     link = Link()
-    noise = generator(session.seed, "defense", device=around.device)
-    if training.noise == "os":
-        noise.seed()
+    repeatable = training.noise == "seeded"
+    noise = generator(session.seed, "defense", device=around.device) if repeatable else system_generator(around.device)
     frozen = training.head == "frozen"
     in_seat = acting if isinstance(active, ServerAttack) else None
     first = clients[0]

@@ -70,6 +70,6 @@ def bind(
             aux=data.aux,
             head=head,
             head_frozen=frozen,
-            mixing=() if frozen else tuple(mixes_rows(network.head, data.input_shape)),
+            mixing=tuple(mixes_rows(network.head, data.input_shape, training=not frozen)),
         )
     )

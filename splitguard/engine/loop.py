@@ -95,6 +95,9 @@ class Loop:
             Diverged: as soon as a loss is found not to be finite.
             BadSetting: if the checkpoint belongs to another session.
         """
+        if self.training.noise == "os":
+            # Behind a checkpoint the ledger forgets what was sent since, and the noise repeats itself.
+            checkpoint = None
         if checkpoint is not None and checkpoint.exists():
             load_checkpoint(checkpoint, self)
         self.earlier = self.seconds

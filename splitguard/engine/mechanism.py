@@ -26,6 +26,8 @@ __all__ = ["CHANNELS", "Mechanism", "as_mechanism"]
 CHANNELS = ("inputs", "labels")
 #: Auxiliary rows of the stand-in deployment.
 AUX = 512
+#: So far out that any clip holds a row.
+FAR_OUT = 1e6
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def as_mechanism(
     for name in wanted:
         stated = [g for g in defense.privacy() if g.channel == name and g.epsilon_rows is not None]
         if stated:
-            claim = _claim(min(stated, key=lambda g: g.epsilon_rows or math.inf), releases)
+            least = min(stated, key=lambda g: g.epsilon_rows or math.inf)
+            claim = _claim(least, releases, _reach(defense, shape))
             return _mechanism(defense, name, claim)
     raise NotSupported(
         f"{defense.name}: it claims no epsilon for the {' or the '.join(wanted)} of training rows, so there is nothing "
@@ -124,11 +127,20 @@ def _deployment(defense: Defense, shape: tuple[int, ...], *, batch: int, release
     )
 
 
-def _claim(stated: Guarantee, releases: int) -> Claim:
+def _claim(stated: Guarantee, releases: int, reach: float) -> Claim:
     """What the game holds against the mechanism; T is the deployment's, whatever the guarantee says."""
     assert stated.epsilon_rows is not None
-    gaussian = "Gaussian" in stated.mechanism and stated.delta > 0
-    bound = 1.0
-    if stated.sensitivity is not None:
-        bound = stated.sensitivity / (2 if stated.adjacency == "replace-one" else 1)
-    return Claim(stated.epsilon_rows, stated.delta, bound, releases, gaussian)
+    gaussian, zero_out = "Gaussian" in stated.mechanism and stated.delta > 0, stated.adjacency == "zero-out"
+    bound = reach if stated.sensitivity is None else stated.sensitivity / (1 if zero_out else 2)
+    return Claim(stated.epsilon_rows, stated.delta, bound, releases, gaussian, zero_out)
+
+
+def _reach(defense: Defense, shape: tuple[int, ...]) -> float:
+    """The norm at which the mechanism holds rows far out along an axis; 1 where it holds them nowhere.
+
+    Where a claim names no sensitivity in L2, this is the scale on which rows are far enough out to be held.
+    """
+    axis = torch.zeros(1, math.prod(shape))
+    axis[0, 0] = 1.0
+    near, far = (float(defense.mean_release(axis.view(1, *shape) * out).norm()) for out in (FAR_OUT, 2 * FAR_OUT))
+    return near if near > 0 and math.isclose(near, far, rel_tol=1e-3) else 1.0

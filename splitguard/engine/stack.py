@@ -200,7 +200,7 @@ class Stack(Defense):
             return self.defenses[0].privacy()
         stated: list[Guarantee] = []
         for i, part in enumerate(self.defenses):
-            others = [p for j, p in enumerate(self.defenses) if j != i and _sends(p)]
+            others = [p for j, p in enumerate(self.defenses) if j != i]
             after = [p.name for p in self.defenses[i + 1 :] if p.overrides("on_return")]
             stated.extend(_beside(guarantee, others, after) for guarantee in part.privacy())
         return compose(stated)
@@ -230,11 +230,15 @@ def _sends(part: Defense) -> bool:
 
 
 def _beside(guarantee: Guarantee, others: Sequence[Defense], after: Sequence[str]) -> Guarantee:
-    """What is left of one part's guarantee beside the others that change what is sent, or ``after`` it what returns."""
+    """What is left of one part's guarantee beside the ``others``, of which some act ``after`` it on what returns."""
     if guarantee.channel == "labels":
         if after and guarantee.sensitivity is not None:
             return guarantee.voided(f"{' and '.join(after)} may read the labels again, after the noise")
         return guarantee
+    weighing = [p.name for p in others if p.overrides("penalty")]
+    if weighing and guarantee.channel == "head-weights":
+        return guarantee.voided(f"{' and '.join(weighing)} may bring a row into the gradients of others")
+    others = [p for p in others if _sends(p)]
     mixing = [p.name for p in others if not p.per_sample]
     if mixing:
         return guarantee.voided(f"{' and '.join(mixing)} may mix the rows of a batch in what is sent")

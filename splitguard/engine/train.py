@@ -21,6 +21,7 @@ from splitguard.engine.deploy import bind, freeze
 from splitguard.engine.loop import Loop, Progress
 from splitguard.engine.parties import Surroundings
 from splitguard.engine.placement import Placement, resolve
+from splitguard.engine.provisos import in_session
 from splitguard.engine.roles import ClientAttack, OnlineAttack, ServerAttack
 from splitguard.engine.session import Session
 from splitguard.engine.threat import Labels, Mode, Profile
@@ -146,7 +147,7 @@ def _finished(session: Session, loop: Loop, aux_accuracy: float | None, began: f
     session.history = loop.history
     session.accuracy = None if not loop.history else loop.history[-1]["accuracy"]
     session.aux_accuracy = aux_accuracy
-    session.guarantees = session.defense.privacy()
+    session.guarantees = in_session(session.defense.privacy(), session.training, len(session.data.train))
     session.alarms = loop.alarms
     crossed = {f"bytes_{k}": float(v) for k, v in loop.link.bytes.items()}
     seconds = loop.earlier + time.perf_counter() - began

@@ -54,8 +54,10 @@ class Training:
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``float32``, ``float64``, or ``bfloat16`` for autocast.
         threads: torch threads; part of the results, since one thread and two round differently.
-        noise: ``seeded`` draws the defense's noise from the seed, for evaluation; ``os`` from the operating system, for
-            a real deployment, which cannot be repeated.
+        noise: ``seeded`` draws the defense's noise from the seed, for evaluation; ``os`` from the operating system, as
+            a real deployment must: such a session can be neither repeated nor resumed, since what it sent after its
+            last checkpoint would be missing in its ledger. Whoever starts it again on the same rows sends them more
+            often than its guarantee counts.
         context_epoch: the epoch of which all rows of one client are kept for label attacks.
         checkpoint_every: rounds between two checkpoints within an epoch; None checkpoints after each epoch.
     """

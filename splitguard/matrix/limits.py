@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What no attacker can beat, by what a session's defense guarantees."""
+"""What no attacker on a row's own messages can beat, by what a session's defense guarantees."""
 
 from __future__ import annotations
 
 from splitguard.api import Guarantee, Phase
 from splitguard.engine.session import Session
-from splitguard.privacy import candidate_bound, candidate_bound_pure
+from splitguard.privacy import candidate_bound, candidate_bound_pure, sigma
 
 __all__ = ["candidate_limit"]
 
@@ -18,18 +18,26 @@ def candidate_limit(session: Session, phase: Phase, candidates: int) -> float | 
 
     The least of what its guarantees for inputs allow: for an accounted clip and Gaussian noise
     `splitguard.privacy.candidate_bound`, for a pure epsilon between any two rows `candidate_bound_pure`. None where
-    none of them speaks of this phase.
+    none of them speaks of this phase. It bounds attackers who judge each row by itself: each of N rows that are a
+    permutation of N candidates says something about the others.
     """
     stated = [g for g in session.guarantees if g.channel == "inputs" and getattr(g, OF_A_ROW[phase]) is not None]
-    found = [_limit(g, session, phase, candidates) for g in stated]
+    found = [_limit(g, phase, session.releases(phase.value), candidates) for g in stated]
     return min((limit for limit in found if limit is not None), default=None)
 
 
-def _limit(guarantee: Guarantee, session: Session, phase: Phase, candidates: int) -> float | None:
+def _limit(guarantee: Guarantee, phase: Phase, releases: int | None, candidates: int) -> float | None:
+    """Of one statement; the noise is the one that its epsilon follows from, whatever else is added to the row."""
+    epsilon = getattr(guarantee, OF_A_ROW[phase])
     if guarantee.delta == 0 and guarantee.adjacency == "replace-one":
-        return candidate_bound_pure(candidates=candidates, epsilon=getattr(guarantee, OF_A_ROW[phase]))
-    sigma, releases = session.defense.noise_std(), session.releases(phase.value)
-    if "Gaussian" in guarantee.mechanism and guarantee.sensitivity and sigma > 0 and releases:
-        clip = guarantee.sensitivity / (2 if guarantee.adjacency == "replace-one" else 1)
-        return candidate_bound(candidates=candidates, sigma=sigma, clip=clip, releases=releases)
-    return None
+        return candidate_bound_pure(candidates=candidates, epsilon=epsilon)
+    if "Gaussian" not in guarantee.mechanism or not guarantee.sensitivity or not releases or epsilon <= 0:
+        return None
+    noise = sigma(
+        epsilon=epsilon,
+        clip=(clip := guarantee.sensitivity / (2 if guarantee.adjacency == "replace-one" else 1)),
+        releases=guarantee.T if phase is Phase.TRAINING else 1,
+        delta=guarantee.delta,
+        adjacency="replace-one" if guarantee.adjacency == "replace-one" else "zero-out",
+    )
+    return candidate_bound(candidates=candidates, sigma=noise, clip=clip, releases=releases)

@@ -82,8 +82,10 @@ def _privacy(guarantees: Sequence[Guarantee]) -> dict[str, Value]:
     about_inputs = [g for g in guarantees if g.channel == "inputs"]
 
     def strength(one: Guarantee) -> tuple[float, ...]:
-        stated = (one.epsilon, one.epsilon_rows, one.epsilon_query)
-        return tuple(math.inf if value is None else value for value in stated)
+        stated = [math.inf if value is None else value for value in (one.epsilon, one.epsilon_rows, one.epsilon_query)]
+        # The same number says more between any two rows than against the zero row.
+        weaker = one.adjacency != "replace-one"
+        return (stated[0] == math.inf, weaker, *stated)
 
     best = min(about_inputs, key=strength, default=None)
     if best is None:

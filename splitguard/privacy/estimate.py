@@ -37,6 +37,7 @@ class Claim:
         clip: C, on whose scale the adversary's rows lie.
         releases: T.
         gaussian: the mechanism adds Gaussian noise to a bounded row, so that one mu says all.
+        zero_out: the claim is about a row against the zero row only, not against any other.
     """
 
     epsilon: float
@@ -44,6 +45,12 @@ class Claim:
     clip: float
     releases: int
     gaussian: bool
+    zero_out: bool = False
+
+    @property
+    def worlds(self) -> tuple[str, ...]:
+        """Those of the game whose two rows are neighbours in the sense of the claim."""
+        return WORLDS[2:] if self.zero_out else WORLDS
 
     @property
     def mu(self) -> float | None:
@@ -127,8 +134,8 @@ def estimate_epsilon(
     releases of a batch, other rows included, not on trained weights.
     """
     setting = {"shape": shape, "clip": claim.clip, "batch": batch, "releases": claim.releases, "trials": trials}
-    games = play(send, **setting, generator=generator)  # type: ignore[arg-type]
-    return _estimate(games, claim, trials, worlds=len(WORLDS), statistics=STATISTICS)
+    games = play(send, **setting, worlds=claim.worlds, generator=generator)  # type: ignore[arg-type]
+    return _estimate(games, claim, trials, worlds=len(claim.worlds), statistics=STATISTICS)
 
 
 def estimate_label_epsilon(

@@ -7,7 +7,7 @@ other rows' included. Worlds and statistics are fixed in advance, so that no cho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +48,7 @@ def play(
     batch: int,
     releases: int,
     trials: int,
+    worlds: Sequence[str] = WORLDS,
     generator: torch.Generator,
 ) -> Iterator[Played]:
     """Plays each world ``trials`` times on both sides.
@@ -69,6 +70,7 @@ def play(
         batch: B, at least 2, as deployed.
         releases: T of a row.
         trials: of each side.
+        worlds: some of `WORLDS`, each by its name.
         generator: the mechanism draws from it.
 
     Raises:
@@ -80,7 +82,7 @@ def play(
             f"batch={batch}, releases={releases}, trials={trials}, clip={clip}"
         )
     first = 0
-    for world in WORLDS:
+    for world in worlds:
         direction = _direction(world, shape)
         signs = [1.0] * releases if world == WORLDS[2] else [(-1.0) ** t for t in range(releases)]
         sides = []

@@ -13,19 +13,20 @@ from splitguard.errors import BadSetting, ReleaseRefused, near_miss
 
 __all__ = ["Ledger"]
 
-_COLUMNS = {"training": 0, "evaluation": 0, "query": 1}
+_COLUMNS = {"training": 0, "evaluation": 1, "query": 2}
+_NAMES = ("in training", "in evaluations", "in queries", "in all")
 _UNLIMITED = torch.iinfo(torch.int64).max
 
 
 class Ledger:
     """The number of releases of every row, by phase, against a plan.
 
-    Phases are ``"training"``, which evaluations of the same rows count into (also under the name ``"evaluation"``), and
-    ``"query"``.
+    Phases are ``"training"``, ``"evaluation"`` and ``"query"``.
 
     Args:
         planned: T, the releases of one row that the noise was calibrated for: a whole number for all phases together,
-            or one a phase, where a phase that is not named may send nothing.
+            or one a phase, where a phase that is not named may send nothing, and a row that turns up in several phases
+            may be sent no more often than the largest of the numbers says.
         ids: (N,), int64, unique: rows known in advance. Optional; it saves making room for them as they turn up.
 
     Raises:
@@ -34,14 +35,15 @@ class Ledger:
 
     def __init__(self, planned: Mapping[str, int] | int, *, ids: Tensor | None = None) -> None:
         if isinstance(planned, Mapping):
-            limits = [0, 0, _UNLIMITED]
+            limits = [0] * len(_COLUMNS)
             for phase, count in planned.items():
-                limits[_column(phase)] += _whole(f"planned[{str(phase)!r}]", count)
+                limits[_column(phase)] = _whole(f"planned[{str(phase)!r}]", count)
+            limits.append(max(limits))
         else:
-            limits = [_UNLIMITED, _UNLIMITED, _whole("planned", planned)]
-        self._limits = torch.tensor(limits)  # training, query, both together
+            limits = [_UNLIMITED] * len(_COLUMNS) + [_whole("planned", planned)]
+        self._limits = torch.tensor(limits)  # by phase, and in all
         self._ids = torch.empty(0, dtype=torch.int64)  # sorted
-        self._counts = torch.zeros(0, 2, dtype=torch.int64)
+        self._counts = torch.zeros(0, len(_COLUMNS), dtype=torch.int64)
         if ids is not None:
             self._admit(torch.unique(_checked(ids)))
 
@@ -80,7 +82,7 @@ class Ledger:
         return int(counts.max()) if len(counts) else 0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The counts and the plan as int64 tensors: ids (N,), counts (N, 2), limits (3,)."""
+        """The counts and the plan as int64 tensors: ids (N,), counts (N, 3), limits (4,)."""
         return {"ids": self._ids.clone(), "counts": self._counts.clone(), "limits": self._limits.clone()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -97,9 +99,13 @@ class Ledger:
         self._ids, self._counts = state["ids"].clone(), state["counts"].clone()
 
     def _find(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Of each row: its place, whether it has one (else the place is moot), and a copy of its counts (N, 2)."""
+        """Of each row: its place, whether it has one (else the place is moot), and a copy of its counts (N, 3)."""
         if not len(self._ids):
-            return torch.zeros_like(rows), torch.zeros_like(rows, dtype=torch.bool), rows.new_zeros(len(rows), 2)
+            return (
+                torch.zeros_like(rows),
+                torch.zeros_like(rows, dtype=torch.bool),
+                rows.new_zeros(len(rows), len(_COLUMNS)),
+            )
         place = torch.searchsorted(self._ids, rows).clamp_(max=len(self._ids) - 1)
         known = self._ids[place] == rows
         return place, known, self._counts[place] * known[:, None]
@@ -110,7 +116,7 @@ class Ledger:
         place = torch.searchsorted(self._ids, new) + torch.arange(len(new))
         old = torch.ones(size, dtype=torch.bool)
         old[place] = False
-        ids, counts = torch.empty(size, dtype=torch.int64), torch.zeros(size, 2, dtype=torch.int64)
+        ids, counts = torch.empty(size, dtype=torch.int64), torch.zeros(size, len(_COLUMNS), dtype=torch.int64)
         ids[old], ids[place], counts[old] = self._ids, new, self._counts
         self._ids, self._counts = ids, counts
 
@@ -146,5 +152,4 @@ def _checked(ids: Tensor) -> Tensor:
 
 
 def _plan(limits: Tensor) -> str:
-    names = ("in training", "in queries", "in all")
-    return ", ".join(f"{n} {name}" for n, name in zip(limits.tolist(), names, strict=True) if n != _UNLIMITED)
+    return ", ".join(f"{n} {name}" for n, name in zip(limits.tolist(), _NAMES, strict=True) if n != _UNLIMITED)

@@ -10,6 +10,7 @@ from typing import Any
 
 from splitguard.api import Mode
 from splitguard.matrix import Cell, Record
+from splitguard.reports.words import epsilon_words
 
 __all__ = ["Deployment", "Worst", "weak"]
 
@@ -111,6 +112,13 @@ class Deployment:
         """A column of its row."""
         value = self.row.get(column)
         return None if value is None else float(value)
+
+    def guarantee(self) -> tuple[str, str]:
+        """What is guaranteed for the inputs, in a few words, and what that covers."""
+        number, adjacency = self.number_of, str(self.row.get("adjacency") or "")
+        return epsilon_words(
+            number("epsilon"), number("epsilon_rows"), number("epsilon_query"), number("delta"), adjacency
+        )
 
     def worst(self, name: str) -> Worst | None:
         """``worst_input``, ``worst_reid`` or ``worst_label``; None if it was not evaluated."""

@@ -19,7 +19,6 @@ from splitguard.reports.words import (
     MISSING,
     bracket,
     decimal,
-    epsilon_words,
     numbers,
     percent,
     points,
@@ -169,7 +168,7 @@ def _mark(deployment: Deployment, worst: Worst) -> Mark:
 def _hover(d: Deployment, worst: Worst) -> list[str]:
     """Everything about one deployment, a line each."""
     row = d.number_of
-    reid, epsilon = d.worst("worst_reid"), epsilon_words(row("epsilon"), row("epsilon_rows"), row("epsilon_query"))
+    reid, epsilon = d.worst("worst_reid"), d.guarantee()
     lines = [
         f"#{d.number}  {d.name}",
         f"leakage {decimal(worst.value)} {bracket(worst.low, worst.high)} by {worst.attack}, {victims_of(worst.phase)}",

@@ -11,7 +11,7 @@ from splitguard.api import Goal
 from splitguard.errors import BadSetting, near_miss
 from splitguard.reports.facts import Deployment
 from splitguard.reports.gather import deployments
-from splitguard.reports.words import MISSING, bracket, decimal, epsilon_words, percent, points, scaled
+from splitguard.reports.words import MISSING, bracket, decimal, percent, points, scaled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,7 +113,7 @@ def _worst(column: str, goal: Goal, *, share: bool = False) -> Callable[[Deploym
 
 def _epsilon(d: Deployment) -> Entry:
     value = {name: d.number_of(name) for name in ("epsilon", "epsilon_rows", "epsilon_query")}
-    text, scope = epsilon_words(*value.values())
+    text, scope = d.guarantee()
     if text == MISSING:
         return Entry("none stated" if d.records else MISSING)
     return Entry(text, next(v for v in value.values() if v is not None), note=scope)

@@ -117,8 +117,10 @@ def victims_of(phase: str) -> str:
     return {"training": "member victims", "query": "query victims"}.get(phase, f"{phase} victims")
 
 
-def epsilon_words(epsilon: float | None, rows: float | None, query: float | None) -> tuple[str, str]:
-    """What the epsilons of a deployment say: a few words, and what they cover.
+def epsilon_words(
+    epsilon: float | None, rows: float | None, query: float | None, delta: float | None = None, adjacency: str = ""
+) -> tuple[str, str]:
+    """What the epsilons of a deployment say: a few words, and what they cover, at which delta and adjacency.
 
     >>> epsilon_words(None, 200.0, None)[0]
     'no meaningful guarantee'
@@ -126,5 +128,7 @@ def epsilon_words(epsilon: float | None, rows: float | None, query: float | None
     for value, scope in ((epsilon, "the whole view"), (rows, "own messages only"), (query, "one query only")):
         if value is not None:
             said, worthless = f"ε{FIXED}={FIXED}{value:.4g}", verdict(value)
-            return (worthless, f"{said}, {scope}") if worthless else (said, scope)
+            terms = [scope, *([f"δ{FIXED}={FIXED}{delta:.3g}"] if delta else [])]
+            terms += [adjacency] if adjacency not in ("", "replace-one") else []
+            return (worthless, ", ".join([said, *terms])) if worthless else (said, ", ".join(terms))
     return MISSING, ""

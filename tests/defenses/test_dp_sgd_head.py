@@ -205,7 +205,8 @@ def test_a_saved_session_is_read_back(tmp_path: Path) -> None:
     run = session(DpSgdHead(noise=0.5))
     run.save(tmp_path / "run")
     again = Session.load(tmp_path / "run", module=toys.lenet(), data=toys.data(1), defense=DpSgdHead(noise=0.5))
-    assert again.defense.privacy() == run.guarantees == again.guarantees
+    assert again.defense.privacy() == run.defense.privacy()
+    assert again.guarantees == run.guarantees
     assert all(torch.equal(v, again.split.state_dict()[k]) for k, v in run.split.state_dict().items())
 
 
@@ -216,3 +217,10 @@ def test_kill_and_resume_equals_uninterrupted(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         session(DpSgdHead(noise=0.5), training=training, checkpoint=path, progress=killer(5))
     assert session(DpSgdHead(noise=0.5), training=training, checkpoint=path).digest == whole.digest
+
+
+def test_a_tail_that_is_trained_without_noise_is_named() -> None:
+    for labels, named in ((Labels.SENT, False), (Labels.CLIENT, True)):
+        bench = Bench(DpSgdHead(epsilon=8.0), labels=labels, head_frozen=False)
+        [told] = bench.defense.privacy()
+        assert ("the tail, handed over with the head" in str(told)) is named

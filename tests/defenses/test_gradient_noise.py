@@ -171,6 +171,12 @@ def test_what_is_returned_in_a_training_is_noisy_and_counted(how: dict[str, Any]
             session.defense.on_return(once, row * 0, Context(row, 0, 3, 99, Phase.TRAINING), gen())
 
 
+def test_gradients_are_counted_by_epochs_where_smashed_data_are_sent_once() -> None:
+    training = Training(epochs=3, batch_size=8, head="frozen", release="once")
+    session = train(lenet(), data(2), defense=GradientNoise(epsilon=8.0), training=training, **WAYS[0][0])
+    assert [g.T for g in session.guarantees if g.channel == "labels"] == [3]
+
+
 def test_an_interrupted_training_goes_on_with_noise_and_ledger(tmp_path: Path) -> None:
     whole, stop = run(GradientNoise(epsilon=50.0), WAYS[0][0]), tmp_path / "checkpoint"
 

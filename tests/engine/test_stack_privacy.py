@@ -7,6 +7,8 @@ import dataclasses
 
 import pytest
 
+from splitguard.defenses.dp_sgd_head import DpSgdHead
+from splitguard.defenses.nopeek import NoPeek
 from splitguard.engine.bench import Bench
 from splitguard.engine.defense import Defense
 from splitguard.engine.stack import Stack
@@ -52,3 +54,17 @@ def test_networks_that_learn_from_raw_rows_cost_the_whole_view() -> None:
     [alone], [told] = stated(gaussian(epsilon=4, clip=1.0)), stated(Learner(), gaussian(epsilon=4, clip=1.0))
     why = "learner sends through networks that learn from raw rows"
     assert told == dataclasses.replace(alone, epsilon=None, exclusions=(why, *alone.exclusions))
+
+
+def test_a_penalty_voids_what_is_said_of_weights_and_nothing_of_inputs() -> None:
+    def beside(*parts: Defense) -> tuple[Guarantee, ...]:
+        stack = Stack(parts)
+        Bench(stack, head_frozen=False)
+        return stack.privacy()
+
+    [alone] = beside(DpSgdHead(epsilon=8.0))
+    assert alone.epsilon_rows is not None
+    [told] = beside(DpSgdHead(epsilon=8.0), NoPeek())
+    assert told.epsilon_rows is None
+    assert told.exclusions[0] == "nopeek may bring a row into the gradients of others"
+    assert beside(NoPeek(), gaussian(epsilon=4, clip=1.0)) == beside(gaussian(epsilon=4, clip=1.0))

@@ -192,10 +192,21 @@ def test_choices_are_scored_beside_their_bound() -> None:
         sigma, (guarantee,) = noisy.defense.noise_std(), noisy.guarantees
         assert guarantee.sensitivity is not None
         wanted = candidate_bound(candidates=6, sigma=sigma, clip=guarantee.sensitivity / 2, releases=releases)
-        assert right["bound"] == wanted
+        assert right["bound"] == pytest.approx(wanted, rel=1e-6)
         named = view.candidates[noisy.choices(view)]
         assert torch.equal(named, noisy.truth(view.ids).inputs)
         assert not torch.equal(view.candidates, noisy.truth(view.ids).inputs)  # their order tells nothing
+
+
+def test_the_bound_of_a_stack_is_that_of_the_noise_its_guarantee_counts() -> None:
+    accounted = {"gaussian": {"sigma": 0.5, "clip": 1.0}}
+    bounds = []
+    for defense in (accounted, [accounted, {"dropout": {"rate": 0.5}}, {"noise": {"sigma": 50.0}}]):
+        noisy = session(defense=build_defense(defense))
+        view = noisy.view(GivenChoices())
+        bounds.append(judge(noisy, GivenChoices(), view, Guess(view.ids, choices=noisy.choices(view))).values["bound"])
+    assert bounds[0] == pytest.approx(candidate_bound(candidates=6, sigma=0.5, clip=1.0, releases=2), rel=1e-6)
+    assert bounds[1] == bounds[0]
 
 
 def test_a_pure_epsilon_bounds_choices_as_randomised_response_does() -> None:

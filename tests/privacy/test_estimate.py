@@ -10,6 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from splitguard.defenses.gaussian import Gaussian
+from splitguard.defenses.laplace import Laplace
+from splitguard.engine.defense import Defense
+from splitguard.engine.mechanism import as_mechanism
 from splitguard.errors import BadSetting
 from splitguard.privacy import epsilon, sigma
 from splitguard.privacy.estimate import Claim, Estimate, estimate_epsilon
@@ -191,3 +195,30 @@ def test_what_cannot_be_played_is_refused() -> None:
 
 def test_the_claim_is_the_accountants() -> None:
     assert epsilon(sigma=SIGMA, clip=CLIP, releases=RELEASES, delta=DELTA) == pytest.approx(EPSILON, rel=1e-6)
+
+
+def played(defense: Defense, shape: tuple[int, ...] = SHAPE, releases: int = 1) -> Estimate:
+    mechanism = as_mechanism(defense, shape=shape, batch=4, releases=releases)
+    assert mechanism.send is not None
+    game = {"shape": shape, "batch": 4, "trials": QUICK}
+    return estimate_epsilon(mechanism.send, mechanism.claim, generator=generator(0, "game"), **game)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [Gaussian, Laplace])
+def test_a_claim_against_the_zero_row_is_tried_with_the_zero_row(kind: Callable[..., Defense]) -> None:
+    found = played(kind(epsilon=2.0, adjacency="zero-out"), releases=2)
+    assert not found.flagged, str(found)
+    assert {test.world for test in found.tests} == {"zero or far"}
+
+
+class TooLittle(Laplace):
+    """A sixth of the noise that it claims."""
+
+    def unit_noise(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        return super().unit_noise(like, generator) / 6
+
+
+@pytest.mark.parametrize("shape", [SHAPE, (784,)])
+def test_a_clip_without_an_l2_sensitivity_is_saturated_whatever_the_shape(shape: tuple[int, ...]) -> None:
+    assert not played(Laplace(epsilon=2.0), shape).flagged
+    assert played(TooLittle(epsilon=2.0), shape).flagged

@@ -15,7 +15,8 @@ from splitguard.errors import BadSetting, ReleaseRefused
 from splitguard.privacy import Ledger
 
 IDS = st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 5), max_size=8)
-CHARGES = st.lists(st.tuples(IDS, st.sampled_from(["training", "evaluation", "query"])), max_size=12)
+PHASES = ("training", "evaluation", "query")
+CHARGES = st.lists(st.tuples(IDS, st.sampled_from(PHASES)), max_size=12)
 
 
 def ids(*rows: int) -> torch.Tensor:
@@ -24,49 +25,47 @@ def ids(*rows: int) -> torch.Tensor:
 
 @given(
     CHARGES,
-    st.integers(0, 4) | st.fixed_dictionaries({}, optional={p: st.integers(0, 4) for p in ("training", "query")}),
+    st.integers(0, 4) | st.fixed_dictionaries({}, optional={p: st.integers(0, 4) for p in PHASES}),
     IDS,
 )
 def test_it_does_what_a_dictionary_does(
     charges: list[tuple[list[int], str]], planned: int | dict[str, int], known: list[int]
 ) -> None:
     ledger = Ledger(planned, ids=ids(*known))
-    training: Counter[int] = Counter()
-    query: Counter[int] = Counter()
+    sent: dict[str, Counter[int]] = {phase: Counter() for phase in PHASES}
+    most = planned if isinstance(planned, int) else max(planned.values(), default=0)
     for rows, phase in charges:
-        after_training, after_query = training.copy(), query.copy()
-        (after_query if phase == "query" else after_training).update(rows)
-        if isinstance(planned, int):
-            allowed = all(after_training[i] + after_query[i] <= planned for i in rows)
-        else:
-            after, name = (after_query, "query") if phase == "query" else (after_training, "training")
-            allowed = all(after[i] <= planned.get(name, 0) for i in rows)
+        after = {**sent, phase: sent[phase] + Counter(rows)}
+        allowed = all(sum(after[p][i] for p in PHASES) <= most for i in rows)
+        if not isinstance(planned, int):
+            allowed = allowed and all(after[phase][i] <= planned.get(phase, 0) for i in rows)
         before = ledger.state_dict()
         if allowed:
             ledger.charge(ids(*rows), phase)
-            training, query = after_training, after_query
+            sent = after
         else:
             with pytest.raises(ReleaseRefused):
                 ledger.charge(ids(*rows), phase)
             assert all(torch.equal(value, before[key]) for key, value in ledger.state_dict().items())
     everyone = sorted({*known, *(i for rows, _ in charges for i in rows)}, reverse=True)
-    assert ledger.count(ids(*everyone), "training").tolist() == [training[i] for i in everyone]
-    assert ledger.count(ids(*everyone), "query").tolist() == [query[i] for i in everyone]
-    assert ledger.count(ids(*everyone)).tolist() == [training[i] + query[i] for i in everyone]
-    assert ledger.most() == max((training[i] + query[i] for i in everyone), default=0)
-    assert ledger.most("query") == max(query.values(), default=0)
+    for phase in PHASES:
+        assert ledger.count(ids(*everyone), phase).tolist() == [sent[phase][i] for i in everyone]
+        assert ledger.most(phase) == max(sent[phase].values(), default=0)
+    together = [sum(sent[phase][i] for phase in PHASES) for i in everyone]
+    assert ledger.count(ids(*everyone)).tolist() == together
+    assert ledger.most() == max(together, default=0)
 
 
 def test_a_release_past_the_plan_is_refused_with_all_that_helps() -> None:
-    ledger = Ledger({"training": 2, "query": 1})
+    ledger = Ledger({"training": 2, "evaluation": 1, "query": 1})
     ledger.charge(ids(7, 3, 9), "training")
-    ledger.charge(ids(3), "evaluation")
+    ledger.charge(ids(3), "training")
     ledger.charge(ids(7), "query")
     with pytest.raises(ReleaseRefused) as caught:
         ledger.charge(ids(9, 3, 8), "training")
     message = str(caught.value)
     assert "1 of 3 rows would be sent more often than planned, in phase 'training'" in message
-    assert "planned 2 in training, 1 in queries, got number 3 (ids 3)" in message
+    assert "planned 2 in training, 1 in evaluations, 1 in queries, 2 in all, got number 3 (ids 3)" in message
     assert "Nothing was counted" in message
     assert "Send less (epochs, evaluations, queries), or plan more releases" in message
     assert ledger.count(ids(3, 7, 8, 9)).tolist() == [2, 2, 0, 1]
@@ -84,8 +83,19 @@ def test_a_number_limits_all_phases_together_and_a_phase_without_a_plan_sends_no
     ledger.charge(ids(1), "query")
     with pytest.raises(ReleaseRefused, match="planned 2 in all"):
         ledger.charge(ids(1), "query")
-    with pytest.raises(ReleaseRefused, match="planned 3 in training, 0 in queries"):
+    with pytest.raises(ReleaseRefused, match="planned 3 in training, 0 in evaluations, 0 in queries"):
         Ledger({"training": 3}).charge(ids(1), "query")
+
+
+def test_phases_are_counted_apart_but_no_row_exceeds_the_largest_plan_in_all() -> None:
+    ledger = Ledger({"training": 2, "evaluation": 3, "query": 1})
+    for _ in range(3):
+        ledger.charge(ids(8), "evaluation")
+    for phase in ("training", "training", "query"):
+        ledger.charge(ids(9), phase)
+    for row in (8, 9):
+        with pytest.raises(ReleaseRefused, match="3 in all, got number 4"):
+            ledger.charge(ids(row), "training" if row == 8 else "evaluation")
 
 
 def test_a_row_that_occurs_twice_in_a_batch_is_sent_twice() -> None:
@@ -112,7 +122,7 @@ def test_a_resumed_session_goes_on_counting() -> None:
 
 
 def test_a_state_of_another_plan_is_refused() -> None:
-    with pytest.raises(BadSetting, match="planned for 2 in training, 0 in queries, this one for 9 in all"):
+    with pytest.raises(BadSetting, match=r"planned for 2 in training, 0 in evaluations, .*, this one for 9 in all"):
         Ledger(9).load_state_dict(Ledger({"training": 2}).state_dict())
 
 

@@ -12,7 +12,7 @@ from splitguard.matrix import Results
 from splitguard.reports import markdown, table
 from splitguard.reports.facts import Deployment
 from splitguard.reports.tables import COLUMNS, NOT_EVALUATED
-from splitguard.reports.words import MISSING
+from splitguard.reports.words import FIXED, MISSING
 from tests.reports.cases import CASES, NASTY
 
 BY_KEY = {column.key: column for column in COLUMNS}
@@ -63,7 +63,7 @@ def test_a_frozen_head_stands_beside_what_auxiliary_data_alone_reach(everyone: l
 def test_the_guarantee_says_its_scope(everyone: list[Deployment]) -> None:
     said = {d.number: BY_KEY["epsilon"].entry(d) for d in everyone}
     assert said[1].text == "none stated"
-    assert said[4].note == "own messages only"
+    assert said[4].note == "own messages only, δ = 1e-05".replace(" = ", f"{FIXED}={FIXED}")
     assert said[7].text == "no meaningful guarantee"
     assert said[7].note.endswith("the whole view")
     assert said[16].text == MISSING
