@@ -115,15 +115,16 @@ class Cell:
     def session_key(self) -> str:
         """What all cells share that need one training.
 
-        The resolved cuts and the defenses that do more than move them; the attack only where it is active, then with
-        what it may know. Not the device, the number of jobs, any path, or how many labels an attacker is told.
+        The resolved cuts and the defenses that do more than move them, whatever an attacker is told. An active attack
+        has a training of its own, and so everything about it is here. Not the device, the number of jobs, or any path.
         """
         identity = self._deployed()
+        if self.active:
+            told = {"active": self.attack.identity(), "profile": self.profile, "adaptive": self.adaptive}
+            return digest({**identity, **told, "seed": self.seed, "kind": "session"})
         identity["defense"] = [d.identity() for d in self.acting]
         del identity["base"]
         identity["data"].pop("known", None)  # no label that the attacker is told changes the training
-        if self.active:
-            identity |= {"active": self.attack.identity(), "profile": self.profile, "adaptive": self.adaptive}
         return digest({**identity, "seed": self.seed, "kind": "session"})
 
     @property

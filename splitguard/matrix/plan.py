@@ -157,10 +157,10 @@ def _trainings(
         if store is None or store.outcome(key) is None or training.riders
     }
     replays: list[Planned] = []
-    groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in watching:  # one training is watched at one profile
-        groups.setdefault((cell.session_key(), cell.profile), []).append(cell)
-    for (key, _), riders in groups.items():
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in watching:  # one training is watched by one adversary: what it knows is the same for all
+        groups.setdefault((cell.session_key(), cell.profile, cell.adaptive, cell.data.get("known")), []).append(cell)
+    for (key, *_), riders in groups.items():
         if key in fresh and not fresh[key].riders:
             fresh[key] = replace(fresh[key], riders=tuple(riders))
         else:

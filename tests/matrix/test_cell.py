@@ -52,7 +52,7 @@ CELL = Cell(
     seed=11,
 )
 
-PINNED = {1: ("c06e363a993eb12f", "272dd8776a21a0e4", "d8dd1d996b9bb315")}
+PINNED = {1: ("c06e363a993eb12f", "c0f1e3430cb09d3b", "d8dd1d996b9bb315")}
 
 
 def test_keys_of_a_cell_without_defaults_are_pinned() -> None:
@@ -116,10 +116,12 @@ def test_passive_attacks_share_a_session_and_active_ones_do_not() -> None:
 
 
 def test_a_defense_that_only_moves_the_cut_shares_the_training_of_the_plain_cut_there() -> None:
-    plain = changed(base=("conv2", "fc2"), defense=(GAUSSIAN,))
-    assert plain.session_key() == CELL.session_key()
-    assert plain.key() != CELL.key()
-    assert plain.deployment_key() != CELL.deployment_key()
+    passive, plain = changed(active=False), changed(base=("conv2", "fc2"), defense=(GAUSSIAN,), active=False)
+    assert plain.session_key() == passive.session_key()
+    assert plain.key() != passive.key()
+    assert plain.deployment_key() != passive.deployment_key()
+    # An active attack is in its training, so that two cells never share one.
+    assert replace(plain, active=True).session_key() != CELL.session_key()
 
 
 def test_the_twin_has_the_original_cut_no_defense_and_a_trained_head() -> None:

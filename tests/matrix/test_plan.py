@@ -166,6 +166,23 @@ def test_watching_attacks_ride_on_the_honest_training_one_profile_at_a_time() ->
     assert [(len(t.riders), t.replay) for t in two.trainings] == [(1, False), (1, True)]
 
 
+def test_a_training_is_watched_by_one_adversary() -> None:
+    for axis in ({"adaptive": [True, False]}, {"data": [{**NOISE["data"], "known": k} for k in (1, 2)]}):
+        plan = Matrix({**NOISE, "attack": "toy-watches", **axis}).plan()
+        assert [(len(t.riders), t.replay) for t in plan.trainings] == [(1, False), (1, True)]
+        assert plan.trainings[0].riders != plan.trainings[1].riders
+
+
+def test_each_cell_of_an_active_attack_is_trained_also_where_deployments_coincide() -> None:
+    moved = {"cut": ["conv1", "pool1"], "defense": ["none", "deeper-cut"], "attack": "toy-shrinks", "profile": "active"}
+    told = {"data": [{**NOISE["data"], "known": k} for k in (1, 2)], "attack": "toy-shrinks", "profile": "active"}
+    for axes in (moved, told):
+        matrix = Matrix({**NOISE, **axes})
+        plan = matrix.plan()
+        assert sum(bool(t.riders) for t in plan.trainings) == sum(c.reason is None for c in matrix.cells) > 1
+        assert not plan.attacks
+
+
 def test_centralized_is_one_baseline_whatever_it_is_crossed_with() -> None:
     matrix = Matrix({**NOISE, "mode": ["centralized"], "cut": ["conv1", "conv2"], "defense": ["none", GAUSSIAN]})
     plain, defended = matrix.cells
