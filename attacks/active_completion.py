@@ -74,9 +74,10 @@ class ActiveCompletion(Completion, ClientAttack):
     def client_grads(self, grads: Sequence[Tensor], step: int) -> Sequence[Tensor]:
         """The gradients, scaled; the first ones as they are."""
         if self._applied:
+            earlier = [last.to(now) for now, last in zip(grads, self._applied, strict=True)]
             grads = [
                 now * (1 + self.gamma * now / torch.where(last < 0, last - TINY, last + TINY)).clamp(1, self.most)
-                for now, last in zip(grads, self._applied, strict=True)
+                for now, last in zip(grads, earlier, strict=True)
             ]
         self._applied = [g.detach().clone() for g in grads]
         return grads

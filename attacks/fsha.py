@@ -136,6 +136,7 @@ class Fsha(ServerAttack):
     def backward(self, exchange: Exchange, honest: Tensor) -> Tensor:
         """(N, *cut1): ``gain * d/dz mean D(z)``, by the critic as it is before the last of its steps here."""
         began, nets, z = time.perf_counter(), self._nets, exchange.smashed
+        nets.to(z)
         if self._rounds == 0:
             self._first(z)
         hijacking = honest
@@ -192,9 +193,8 @@ class Fsha(ServerAttack):
         return self._learners
 
     def _first(self, z: Tensor) -> None:
-        """Learns from the first batch where the networks live and whether codes are cut off at 0; then warms up."""
+        """Learns from the first batch whether codes are cut off at 0; then warms up."""
         nets, pilot = self._nets, self._nets["pilot"]
-        nets.to(z)
         assert isinstance(pilot, Pilot)
         if float(z.min()) >= 0:
             pilot.floor.zero_()

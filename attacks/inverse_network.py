@@ -82,7 +82,9 @@ class InverseNetwork(Attack):
         """(N, *in) in [0, 1]."""
         began = time.perf_counter()
         view.need(self.threat.needs)
-        known = view.aux.inputs[torch.randperm(len(view.aux), generator=generator)[: self.aux]]
+        known = view.aux.inputs[torch.randperm(len(view.aux), generator=generator)[: self.aux]].to(
+            view.releases.smashed
+        )
         if len(known) < 10:
             raise BadSetting(f"inverse-network needs at least 10 auxiliary images; got {len(known)}")
         aside = max(len(known) // 10, 4)
@@ -116,7 +118,7 @@ class InverseNetwork(Attack):
         tests, answers = ask(held, times), ask(used, times)
         linear = CrossFitted.fit(answers, used, torch.arange(len(used)) % FOLDS, rows=ROWS)
         guesses = linear.of_rows(answers)
-        decoder.standardise(answers)
+        decoder.to(answers).standardise(answers)
         optimizer = torch.optim.Adam(decoder.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=self.steps + 1, pct_start=0.1)
         best, least, chosen, epoch, step = copy.deepcopy(decoder), self._held_out(decoder, linear, tests, held), 0, 0, 0

@@ -146,7 +146,7 @@ def _deployed(view: View, own: _Own, steps: int, generator: torch.Generator) -> 
         return body, 0
     if view.sees(Sees.TAIL) or len(own.labels) == 0:
         return nn.Sequential(body, view.tail()), 0
-    tail = nn.utils.skip_init(nn.Linear, math.prod(view.cut_shapes[1]), view.classes)
+    tail = nn.utils.skip_init(nn.Linear, math.prod(view.cut_shapes[1]), view.classes).to(own.smashed)
     nn.init.zeros_(tail.weight)
     nn.init.zeros_(tail.bias)
     return fitted(

@@ -15,12 +15,12 @@ from torch.nn.functional import cross_entropy
 
 from splitguard.api import ATTACKS, BadSetting, Exchange, Goal, Guess, Party, Sees, Threat, View
 from splitguard.building.beside import Beside, Given
-from splitguard.building.inversion import Sent
 from splitguard.building.late_start import LateStart
 from splitguard.building.learners import Learners, rows_of
 from splitguard.building.mmd import mk_mmd
 from splitguard.building.optimise import optimise_inputs
 from splitguard.building.pseudo_client import make_client, make_tail
+from splitguard.building.shadow import latest
 from splitguard.building.simulate import as_released, as_trained
 
 #: Bytes of features that `PCATLabels` keeps.
@@ -134,7 +134,7 @@ class PCAT(Beside):
         (images, steps), rested = self.decoded(view, nets, generator), None
         steps += nets.steps
         if self.finetune:
-            client, smashed = nets["client"], Sent.of(view).smashed.to(images)
+            client, smashed = nets["client"], latest(view)[0].to(images)
 
             def loss(guess: Tensor) -> Tensor:
                 made = client(guess)
@@ -188,6 +188,9 @@ class PCATLabels(PCAT):
     _features: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     goal: ClassVar[Goal] = Goal.LABELS
+    threat: ClassVar[Threat] = Threat(
+        Sees.SMASHED | Sees.BODY | Sees.AUX | Sees.FEATURES, (Party.SERVER,), uses=Sees.LABELS
+    )
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"steps": 5, "finish": 60, "width": 16, "batch_size": 16})
 
     def start(self, view: View, generator: torch.Generator) -> None:

@@ -159,7 +159,7 @@ class SdarLabels(Simulation):
     """
 
     goal: ClassVar[Goal] = Goal.LABELS
-    threat: ClassVar[Threat] = Threat(NEEDS, (Party.SERVER,), uses=Sees.KNOWN)
+    threat: ClassVar[Threat] = Threat(NEEDS | Sees.FEATURES, (Party.SERVER,), uses=Sees.KNOWN)
     version: ClassVar[int] = 1
     paper: ClassVar[str] = PAPER
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(

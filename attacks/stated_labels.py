@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, Party, Sees, Threat, View
+from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, MissingKnowledge, Party, Sees, Threat, View
 from splitguard.errors import near_miss
 
 __all__ = ["StatedLabels"]
@@ -29,9 +29,10 @@ class StatedLabels(Attack):
     with a the label stated for the row, R the defense's law of statements (`Defense.label_law`, known to whoever knows
     the defense, as `label-dp`'s is) and pi the prior. Statements of a row that never change over its releases are one
     answer, remembered, and count once; where any row's do change they are taken for answers drawn anew, and the product
-    over them counts. It is the best guess of the labels from the statements alone; what the smashed data tell of a
-    label beside them, `model-completion` and `similarity-smashed` look for. An attacker that is not adaptive, or does
-    not know R, believes what was stated most often.
+    over them counts: over those that the view holds, which in a session are of one epoch (`Training.context_epoch`). It
+    is the best guess of the labels from the statements alone; what the smashed data tell of a label beside them,
+    `model-completion` and `similarity-smashed` look for. An attacker that is not adaptive, or does not know R, believes
+    what was stated most often.
 
     With randomised response over K classes that keeps the truth with probability p, one answer a row and pi uniform,
     its accuracy is p in expectation, whatever the classes' frequencies; with the true pi it is
@@ -44,6 +45,7 @@ class StatedLabels(Attack):
 
     Raises:
         BadSetting: for an unknown prior.
+        MissingKnowledge: from `run`, for ``prior: aux`` without auxiliary rows.
 
     Source: the Bayes classifier behind randomised response (Warner, JASA 1965; Kairouz, Oh, Viswanath, JMLR 2016). The
     literature on label inference has the labels absent from the wire.
@@ -70,6 +72,8 @@ class StatedLabels(Attack):
             scores = counts
         else:
             prior = view.class_prior if self.prior == "aux" else torch.ones(view.classes)
+            if bool(prior.isnan().any()):
+                raise MissingKnowledge("stated-labels: prior: aux counts classes on auxiliary rows; this view has none")
             scores = counts @ _log(law.double()).T + _log(prior.double() / prior.double().sum())
         return Guess(
             ids=view.ids,

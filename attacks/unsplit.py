@@ -44,9 +44,9 @@ class Unsplit(Attack):
     with z_n what was sent, r the defense's residual, s the spread of each channel of z (of each unit where z has no
     places) and D its coordinates. No image and no weight is known. The victims share one clone, because they share the
     head, so each further victim says more about it. Nothing in z tells a picture from its negative under negative
-    weights, or contrast from the weights' size; total variation over variance does not reward faint images, and of the
-    rest it is assumed that pictures fill their range, and of the two signs that with the darker margins is taken. Where
-    that is wrong, the guess is a negative.
+    weights, or contrast from the weights' size. Total variation counts in units of the variance of all images, which is
+    held fixed within a step; that alone would fade them, so it is assumed that pictures fill their range, and of the
+    two signs that with the darker margins is taken. Where that is wrong, the guess is a negative.
 
     x starts as the smoothest mixture of the channels of z, in both signs, and f as the best of a few clones after a
     short training on it. That is what makes early cuts easy. From a cut without places it starts in noise and seldom

@@ -212,8 +212,9 @@ def _features(rows: Releases) -> Tensor:
 def _gradients(tail: nn.Module, rows: Releases, classes: int) -> Tensor:
     """(R, K, D): the gradient at the features for each label."""
     assert rows.features is not None  # `need` has seen to it
-    features = rows.features.detach().requires_grad_(True)
+    own = next(tail.parameters(), rows.features)
+    features = rows.features.detach().to(own).requires_grad_(True)
     with torch.enable_grad():
-        logs = F.log_softmax(tail(features).double(), 1).sum(0)
+        logs = F.log_softmax(tail(features.clone()).double(), 1).sum(0)
         each = [torch.autograd.grad(-logs[k], features, retain_graph=True)[0] for k in range(classes)]
     return torch.stack(each, 1).flatten(2).double()

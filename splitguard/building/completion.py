@@ -73,7 +73,8 @@ class Completion:
         size = math.prod(embeddings(view, view.ids[:1]).shape[1:])
         trunk = below_labels(view).requires_grad_(self.finetune)
         # The attacker's own layers stay in eval mode: a batch of a few labelled rows would spoil their statistics.
-        network = nn.Sequential(trunk, classifier(size, view.classes, layers=self.layers, generator=generator))
+        top = classifier(size, view.classes, layers=self.layers, generator=generator)
+        network = nn.Sequential(trunk, top.to(embeddings(view, view.ids[:1])))
         trainer = MixMatch(
             steps=self.steps,
             lr=self.lr,

@@ -71,7 +71,11 @@ class Learners:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`, in the precision that was saved."""
+        for name, net in self._nets.items():
+            saved = [v for k, v in state["nets"].items() if k.startswith(f"{name}.") and v.is_floating_point()]
+            if saved:
+                net.to(saved[0].dtype)
         self._nets.load_state_dict(state["nets"])
         for name, optimizer in self._optimizers.items():
             # Torch keeps the tensors that it is given, so two networks would go on with one optimizer's moments.

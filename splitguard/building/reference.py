@@ -22,7 +22,8 @@ def confidence(network: nn.Module, smashed: Tensor, labels: Tensor | None = None
         labels: (N,); None for the label that the network itself finds most likely.
     """
     with torch.no_grad():
-        logits = torch.cat([network(part) for part in smashed.split(256)]).double()
+        # A first layer that writes in place must not change what the next network is asked about.
+        logits = torch.cat([network(part.clone()) for part in smashed.split(256)]).double()
     chosen = logits.argmax(1) if labels is None else labels
     here = one_hot(chosen, logits.shape[1]).bool()
     return logits[here] - logits.masked_fill(here, -torch.inf).logsumexp(1)

@@ -61,16 +61,18 @@ def moment_gap(made: Tensor, sent: Tensor) -> Tensor:
         mean_d (m_d - m'_d)^2 / mean_c v'_c  +  ||C - C'||_F^2 / ||C'||_F^2
 
     with m the mean of each coordinate, C the covariance of the channels over rows and places (of the units where
-    smashed data has no places), v its diagonal, and a prime for ``sent``.
+    smashed data has no places), v its diagonal, and a prime for ``sent``. Where what was sent has no spread, as a
+    single row has none at a flat cut, it is the first term alone, over the mean square of m'.
 
     Args:
         made: (M, *cut), differentiable.
         sent: (N, *cut).
     """
     (mean, own), (wanted, theirs) = _moments(made), _moments(sent)
-    tiny = torch.finfo(sent.dtype).tiny
-    first = (mean - wanted).square().mean() / (theirs.diagonal().mean() + tiny)
-    return first + (own - theirs).square().sum() / (theirs.square().sum() + tiny)
+    apart, spread = (mean - wanted).square().mean(), theirs.diagonal().mean()
+    if not float(spread) > 0:
+        return apart / (wanted.square().mean() + torch.finfo(sent.dtype).tiny)
+    return apart / spread + (own - theirs).square().sum() / theirs.square().sum()
 
 
 def _moments(smashed: Tensor) -> tuple[Tensor, Tensor]:

@@ -118,14 +118,15 @@ class _Shadow:
         self.tail: Tensor | None = None
         if len(view.cut_shapes) == 2:
             width = math.prod(view.cut_shapes[1])
-            self.tail = torch.randn(view.classes, width, generator=generator) / width**0.5
+            like = next(self.head.parameters(), view.releases.smashed)
+            self.tail = torch.randn(view.classes, width, generator=generator).to(like) / width**0.5
             self.tail.requires_grad_(True)
         tail = [] if self.tail is None else [self.tail]
         self.optimizer = torch.optim.Adam([*self.head.parameters(), *tail], lr=lr)
 
     def logits(self, released: Tensor) -> Tensor:
         """(N, K)."""
-        out: Tensor = self.body(released)
+        out: Tensor = self.body(released.clone())  # whose first layer may write in place
         return out if self.tail is None else out.flatten(1) @ self.tail.T
 
 

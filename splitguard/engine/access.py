@@ -14,6 +14,7 @@ from splitguard.engine.deployed import Deployed
 from splitguard.engine.fresh import fresh_copy
 from splitguard.engine.view import Models
 from splitguard.engine.wire import Phase, State
+from splitguard.errors import MissingKnowledge
 
 if TYPE_CHECKING:
     from splitguard.engine.session import Session
@@ -28,9 +29,12 @@ def models_of(session: Session) -> Models:
         module = copy.deepcopy(getattr(session.split, part))
         if snapshot is not None:
             state = session.transcript.snapshots[snapshot]
-            module.load_state_dict(
-                {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
-            )
+            own = {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+            if not own and module.state_dict():
+                raise MissingKnowledge(
+                    f"with a frozen head the {part} is kept as it ended, and no snapshot before that"
+                )
+            module.load_state_dict(own)
         frozen: nn.Module = module.eval().requires_grad_(False)
         return frozen
 

@@ -192,10 +192,12 @@ class Loop:
         return parcel.client.layers() if recorded else None
 
     def _record(self, exchange: Exchange, layers: dict[str, Tensor] | None) -> None:
-        fixed = self.training.head == "frozen" and self.labels is not Labels.CLIENT
+        fixed = self.training.head == "frozen"
         owner = exchange.client if self.fed is not None and not fixed else -1
         made_by = (owner, 0 if fixed else self.step)
-        self.transcript.append(exchange, made_by=made_by, head=lambda: layers or {})
+        # Of a frozen head one snapshot stands for all; a tail goes on learning, and only its end is kept.
+        kept = {name: value for name, value in (layers or {}).items() if not fixed or name.startswith("head.")}
+        self.transcript.append(exchange, made_by=made_by, head=lambda: kept)
         alarm = self.defense.alarm(exchange)
         if alarm is not None:
             self.alarms.append((self.step, alarm))
@@ -213,7 +215,7 @@ class Loop:
         accuracy = None
         if last or self.training.evaluate == "epoch":
             accuracy = self.deployed.accuracy(self.data.test, ctx=self._context(Phase.EVALUATION))
-        loss = torch.stack(self.losses).mean().item() if self.losses else math.nan
+        loss = torch.stack([loss.cpu() for loss in self.losses]).mean().item() if self.losses else math.nan
         self.history.append({"epoch": self.epoch, "loss": loss, "accuracy": accuracy})
         self.losses.clear()
         self.epoch += 1
@@ -232,7 +234,7 @@ class Loop:
             self.transcript.append(exchange, made_by=(-1, -1), head=self.clients[0].layers)
 
     def _check_finite(self) -> None:
-        if self.losses and not bool(torch.isfinite(torch.stack(self.losses)).all()):
+        if not all(bool(torch.isfinite(loss)) for loss in self.losses):
             raise Diverged(
                 f"the loss was not a finite number in epoch {self.epoch}, by step {self.step}. "
                 "Try a smaller learning rate; a defense with a large penalty weight can also cause it."

@@ -117,9 +117,15 @@ class Releases:
         return self.where(positions.flatten()), positions.shape[1]
 
     def means(self, ids: Tensor) -> tuple[Tensor, int]:
-        """For each id, in this order, the mean (N, *cut) of its T smashed entries, all having as many, and T."""
+        """For each id, in this order, the mean (N, *cut) of its T smashed entries, all having as many, and T.
+
+        Entries that repeat each other, for every id, are one answer that was remembered: then T is 1.
+        """
         rows, times = self.all_of(ids)
-        return rows.smashed.view(len(ids), times, *rows.smashed.shape[1:]).mean(1), times
+        each = rows.smashed.view(len(ids), times, *rows.smashed.shape[1:])
+        if bool((each == each[:, :1]).all()):
+            return each[:, 0], 1
+        return each.mean(1), times
 
     def _positions(self, ids: Tensor) -> Tensor:
         """(N, T): where each id's latest T entries are, in order of time; T is the smallest count of any id."""

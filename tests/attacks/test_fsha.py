@@ -155,8 +155,9 @@ def test_a_session_in_float64_is_hijacked_in_float64() -> None:
     assert guess.images.dtype is torch.float64
 
 
-def test_kill_and_resume_equals_uninterrupted(tmp_path: Path) -> None:
-    training = Training(epochs=2, batch_size=8, checkpoint_every=1)
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+def test_kill_and_resume_equals_uninterrupted(tmp_path: Path, precision: Any) -> None:
+    training = Training(epochs=2, batch_size=8, checkpoint_every=1, precision=precision)
     whole, killed, resumed = Fsha(**SMALL), Fsha(**SMALL), Fsha(**SMALL)
     path = tmp_path / "checkpoint.pt"
     ended = session(whole, cut="conv2", training=training)

@@ -59,6 +59,8 @@ def test_moments_that_agree_are_no_gap_and_a_shift_or_a_scale_is_the_one_of_the_
     units = sent.flatten(2).transpose(1, 2).flatten(0, 1)
     spread = units.var(0, correction=0).mean()
     assert float(moment_gap(sent + 0.5, sent)) == pytest.approx(0.25 / float(spread))
+    row = sent[:1].flatten(1)  # without a spread: in units of its mean square
+    assert float(moment_gap(row + 0.5, row)) == pytest.approx(0.25 / float(row.square().mean()))
     mean = sent.mean(0)
     twice = float(moment_gap(2 * sent, sent))
     assert twice == pytest.approx(float(mean.square().mean() / spread) + 9)  # ||4C - C||^2 = 9 ||C||^2

@@ -10,7 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from splitguard.api import ATTACKS, DEFENSES, Context, Defense, Labels, Mode, NotSupported, Party, Releases, Stack, View
+from splitguard.api import (
+    ATTACKS,
+    DEFENSES,
+    Context,
+    Defense,
+    Labels,
+    MissingKnowledge,
+    Mode,
+    NotSupported,
+    Party,
+    Releases,
+    Stack,
+    View,
+)
+from splitguard.attacks.stated_labels import StatedLabels
 from splitguard.engine.session import Session
 from splitguard.engine.train import train
 from splitguard.engine.training import Training
@@ -98,6 +112,14 @@ def test_the_prior_brings_the_best_accuracy_there_is_and_no_balance() -> None:
         return sum(float(found[truth == y].double().mean()) for y in range(3)) / 3
 
     assert balanced(with_prior) < balanced(without)
+
+
+def test_a_prior_that_nobody_can_count_is_missing_and_no_class() -> None:
+    truth = torch.tensor([0, 1, 2])
+    view = stated_view(truth, response(torch.ones(3), epsilon=1.0), prior=torch.full((3,), math.nan))
+    with pytest.raises(MissingKnowledge, match="this view has none"):
+        StatedLabels(prior="aux").run(view, gen())
+    assert StatedLabels().run(view, gen()).labels is not None
 
 
 def test_a_law_that_lies_is_seen_through_and_belief_is_not() -> None:

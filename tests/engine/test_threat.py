@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
+from splitguard.api import ATTACKS
 from splitguard.engine.threat import Goal, Labels, Mode, Party, Profile, Sees, Threat, grants, on_the_wire, refusal
 from splitguard.errors import BadSetting
 
@@ -118,3 +120,14 @@ def test_labels_that_a_defense_changed_are_a_goal_for_the_server_they_are_sent_t
     assert reason == "this adversary (the client) is given the labels"
     _, reason = asked(Labels.SENT, FROM_GRADIENTS)  # it computes the gradient itself, from what was stated
     assert reason == "the server never sees: label grad; this adversary (the client) is given the labels"
+
+
+@pytest.mark.parametrize("name", ["sdar-labels", "pcat-labels"])
+def test_attacks_through_a_tail_of_their_own_are_refused_where_the_client_has_none(name: str) -> None:
+    attack = ATTACKS.build(name)
+    where: dict[str, Any] = {"labels": Labels.SENT, "profile": Profile.ACTIVE, "labels_defended": True}
+    party, _, reason = refusal(attack.threat, attack.goal, mode=Mode.VANILLA, **where)
+    assert party is None
+    assert reason == "the server never sees: features"
+    u_shaped = {**where, "labels": Labels.CLIENT}
+    assert refusal(attack.threat, attack.goal, mode=Mode.U_SHAPED, **u_shaped)[0] is Party.SERVER
