@@ -141,7 +141,8 @@ def optimisation_ratio(attack: Attack, view: View, *, guess: Tensor, truth: Tens
         (L(truth) + f) / (L(guess) + f),    f = L(blind) / 100
 
     with L the mean over victims of the loss that the attack minimises. About 1 or more: the guess explains what was
-    sent as well as the truth does. None for attacks that do not optimise per victim.
+    sent as well as the truth does. None for attacks that do not optimise per victim, and where the truth has no finite
+    loss; 0 where the guess has none.
 
     Args:
         attack: its `Attack.objective` is asked.
@@ -157,7 +158,11 @@ def optimisation_ratio(attack: Attack, view: View, *, guess: Tensor, truth: Tens
             return None
         losses.append(float(loss.detach().double().mean()))
     at_truth, at_guess, at_blind = losses
-    floor = FLOOR * abs(at_blind)
+    if not math.isfinite(at_truth):
+        return None
+    if not math.isfinite(at_guess):
+        return 0.0
+    floor = FLOOR * abs(at_blind) if math.isfinite(at_blind) else 0.0
     if at_guess + floor <= 0:
         return None
     return (at_truth + floor) / (at_guess + floor)

@@ -82,12 +82,24 @@ class SessionJob:
             trouble = attempt(lambda: self._train(store, key))
             if trouble is not None:
                 self._checkpoint(store).unlink(missing_ok=True)  # whatever was wrong, the next attempt starts afresh
+            if trouble is not None and len(self.riders) > 1:
+                return self._apart(store, began)
+            if trouble is not None:
                 for rider in self.riders:
                     for phase in phases(rider.goal):
                         store.write(failure(rider, phase, trouble, self.environment))
             if trouble is not None and self.riders and not self.cell.active and not self.replay:
-                # A watching attack must not cost the others their session.
-                trouble = attempt(lambda: replace(self, riders=())._train(store, key))
+                # A watching attack must not cost the others their session; what it ran into is told all the same.
+                trouble = attempt(lambda: replace(self, riders=())._train(store, key)) or trouble
+        return Done(key, self.cell.deployment(), trouble, time.perf_counter() - began)
+
+    def _apart(self, store: Store, began: float) -> Done:
+        """One training for each rider: which of them broke the one that they shared nobody knows."""
+        key, trouble = self.cell.session_key(), None
+        for rider in self.riders:
+            stored = store.outcome(key) is not None
+            done = replace(self, riders=(rider,), replay=stored)()
+            trouble = trouble or done.trouble
         return Done(key, self.cell.deployment(), trouble, time.perf_counter() - began)
 
     def _train(self, store: Store, key: str) -> None:
@@ -223,12 +235,12 @@ def _module(cell: Cell) -> nn.Module:
 
 
 def _data(cell: Cell) -> Data:
-    return _drawn(canonical({k: v for k, v in cell.data.items() if k != "digest"}), cell.seed)
+    return _drawn(canonical({k: v for k, v in cell.data.items() if k != "digest"}), cell.data.get("digest"), cell.seed)
 
 
 @functools.lru_cache(maxsize=3)
-def _drawn(spec: str, seed: int) -> Data:
-    """Data sets are read once a worker, not once a job; nothing writes to them."""
+def _drawn(spec: str, content: str | None, seed: int) -> Data:
+    """Data sets are read once a worker and content, not once a job; nothing writes to them."""
     return load(json.loads(spec), seed=seed)
 
 

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from splitguard.compat import torchvision
 from splitguard.errors import BadSetting, DataUnavailable, NotSupported, UnknownName, near_miss
+from splitguard.models._factory import made, written
 from splitguard.registry import Registry, settings_of
 from splitguard.seeding import derive, drawing
 
@@ -23,7 +21,7 @@ __all__ = ["MODELS", "Model", "ModelSpec", "image_shape", "make_model", "model_s
 
 ModelSpec = str | Mapping[str, Any]
 
-_OUTSIDE = ("weights", "digest")  # keys of a spec that say what is loaded, not how the network is built
+_OUTSIDE = ("weights", "digest", "code")  # keys of a spec that say what is loaded, not how the network is built
 
 
 class Model(ABC):
@@ -58,7 +56,8 @@ def model_spec(spec: ModelSpec) -> dict[str, Any]:
     """A spec in its one resolved form, which `make_model` reads too: plain data, fit for a key and for JSON.
 
     ``{"name": ..., **settings}`` with every default filled in for models registered here, or ``{"factory": ...,
-    **settings}``; with ``weights``, a path, comes ``digest``, 16 hex digits of the SHA-256 of what the file holds.
+    **settings}``. With ``weights``, a path, comes ``digest``, 16 hex digits of the SHA-256 of what the file holds; with
+    a factory ``code``, those of the file that it is written in. What that file imports is not looked at.
 
     Raises:
         BadSetting, UnknownName: as `make_model`.
@@ -69,6 +68,13 @@ def model_spec(spec: ModelSpec) -> dict[str, Any]:
     out: dict[str, Any]
     if "factory" in flat:
         out = {"factory": _text(flat, "factory"), **rest}
+        if (code := written(out["factory"])) is not None:
+            out["code"] = code
+        if flat.get("code") not in (None, code):
+            raise BadSetting(
+                f"the file of {out['factory']} has the digest {code}, but {flat['code']} was asked for: it has "
+                "changed. Bring the old one back, or begin again from the matrix file."
+            )
     else:
         name = _text(flat, "name")
         _check_name(name)
@@ -110,7 +116,7 @@ def make_model(spec: ModelSpec, *, input_shape: tuple[int, ...], classes: int, s
     settings = {k: v for k, v in flat.items() if k not in ("name", "factory", *_OUTSIDE)}
     with drawing(derive(seed, "weights")):
         if "factory" in flat:
-            module = _from_factory(flat["factory"], settings, input_shape, classes)
+            module = made(flat["factory"], settings, input_shape, classes)
         elif flat["name"] in MODELS:
             return _loaded(MODELS.build({flat["name"]: settings}).build(input_shape, classes), flat)
         else:
@@ -150,33 +156,6 @@ def _check_name(name: str) -> None:
         known = vision_names()
         if name.removeprefix(PREFIX) not in known:
             raise UnknownName(near_miss(name, {*MODELS, *known}, what="model"))
-
-
-def _from_factory(place: str, settings: dict[str, Any], input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    where, _, what = place.partition(":")
-    torchvision()  # so that a factory that imports it finds it mended
-    try:
-        make: Any = importlib.import_module(where)
-        for part in what.split("."):
-            make = getattr(make, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise BadSetting(
-            f"no model factory at {place!r}: {error}. Write 'module:function'; the module must be importable, for "
-            "example by installing it or by naming its folder in PYTHONPATH."
-        ) from error
-    try:
-        takes = inspect.signature(make).parameters
-    except (TypeError, ValueError) as error:
-        raise BadSetting(f"the model factory {place} cannot be asked what it takes: {error}") from error
-    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
-    for key in settings:
-        if key not in takes and not open_ended:
-            raise UnknownName(near_miss(key, takes, what=f"setting of the factory {place}:"))
-    offered = {"input_shape": input_shape, "classes": classes}
-    module = make(**{k: v for k, v in offered.items() if k in takes}, **settings)
-    if not isinstance(module, nn.Module):
-        raise BadSetting(f"the model factory {place} must return a torch.nn.Module; it returned {type(module)}")
-    return module
 
 
 def _check_fits(module: nn.Module, flat: Mapping[str, Any], input_shape: tuple[int, ...], classes: int) -> None:

@@ -248,7 +248,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_resolved_specs_are_complete_stable_and_make_the_same_network(tmp_path: Path) -> None:
     assert model_spec("lenet") == model_spec({"lenet": None}) == {"name": "lenet", "dropout": 0.0}
     assert model_spec({"mlp": {"widths": [3]}}) == {"name": "mlp", "widths": (3,)}
-    assert model_spec({"factory": "a:b", "k": 2}) == {"factory": "a:b", "k": 2}
+    assert model_spec({"factory": "builtins:len", "k": 2}) == {"factory": "builtins:len", "k": 2}  # in no file
     assert model_spec("resnet50") == {"name": "resnet50"}
     save_file({"fc3.bias": torch.ones(3)}, tmp_path / "one.safetensors")
     save_file({"fc3.bias": torch.zeros(3)}, tmp_path / "two.safetensors")

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bound beside choices among candidates: of the noise that a guarantee counts, and none without one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from splitguard.api import Guess, build_defense
+from splitguard.matrix.judge import judge
+from splitguard.privacy import candidate_bound, candidate_bound_pure
+from tests.matrix.test_judge import GivenChoices, session
+
+
+def test_choices_are_scored_beside_their_bound() -> None:
+    noisy = session(defense=build_defense({"gaussian": {"epsilon": 50}}))
+    attack = GivenChoices()
+    for phase, releases in (("training", 2), ("query", 1)):
+        view = noisy.view(attack, phase=phase)
+        right = judge(noisy, attack, view, Guess(view.ids, choices=noisy.choices(view))).values
+        assert (right["choice_accuracy"], right["leakage"], right["blind"]) == (1, 1, 1 / 6)
+        sigma, (guarantee,) = noisy.defense.noise_std(), noisy.guarantees
+        assert guarantee.sensitivity is not None
+        wanted = candidate_bound(candidates=6, sigma=sigma, clip=guarantee.sensitivity / 2, releases=releases)
+        assert right["bound"] == pytest.approx(wanted, rel=1e-6)
+        named = view.candidates[noisy.choices(view)]
+        assert torch.equal(named, noisy.truth(view.ids).inputs)
+        assert not torch.equal(view.candidates, noisy.truth(view.ids).inputs)  # their order tells nothing
+
+
+def test_the_bound_of_a_stack_is_that_of_the_noise_its_guarantee_counts() -> None:
+    accounted = {"gaussian": {"sigma": 0.5, "clip": 1.0}}
+    bounds = []
+    for defense in (accounted, [accounted, {"dropout": {"rate": 0.5}}, {"noise": {"sigma": 50.0}}]):
+        noisy = session(defense=build_defense(defense))
+        view = noisy.view(GivenChoices())
+        bounds.append(judge(noisy, GivenChoices(), view, Guess(view.ids, choices=noisy.choices(view))).values["bound"])
+    assert bounds[0] == pytest.approx(candidate_bound(candidates=6, sigma=0.5, clip=1.0, releases=2), rel=1e-6)
+    assert bounds[1] == bounds[0]
+
+
+def test_a_pure_epsilon_bounds_choices_as_randomised_response_does() -> None:
+    noisy = session(defense=build_defense({"laplace": {"epsilon": 40}}))
+    (guarantee,) = noisy.guarantees
+    attack, bounds = GivenChoices(), []
+    for phase, epsilon in (("training", guarantee.epsilon_rows), ("query", guarantee.epsilon_query)):
+        assert epsilon is not None
+        view = noisy.view(attack, phase=phase)
+        right = judge(noisy, attack, view, Guess(view.ids, choices=noisy.choices(view))).values
+        assert right["bound"] == candidate_bound_pure(candidates=6, epsilon=epsilon)
+        bounds.append(epsilon)
+    assert bounds[1] < bounds[0]  # one query tells less than two sendings
+
+
+def test_the_weaker_adjacency_of_a_pure_epsilon_bounds_nothing_here() -> None:
+    noisy = session(defense=build_defense({"laplace": {"epsilon": 40, "adjacency": "zero-out"}}))
+    attack = GivenChoices()
+    view = noisy.view(attack)
+    assert judge(noisy, attack, view, Guess(view.ids, choices=noisy.choices(view))).values["bound"] is None
+
+
+def test_no_bound_without_an_account() -> None:
+    attack, plain = GivenChoices(), session()
+    view = plain.view(attack)
+    assert judge(plain, attack, view, Guess(view.ids, choices=plain.choices(view))).values["bound"] is None
