@@ -148,14 +148,15 @@ def _marked(legend: Mapping[str, Any]) -> dict[str, Any]:
 
 def _intervals(everyone: Sequence[Deployment]) -> str:
     """Which kind of interval the charts show."""
-    seeds = {int(d.row["seeds"]) for d in everyone if d.row.get("seeds")}
-    if seeds and max(seeds) > 1:
-        wide = " With so few seeds they are wide." if min(seeds) <= 3 else ""
-        return f"Bars are 95 % intervals over {plural(max(seeds), 'seed')} (Student t).{wide}"
-    return (
-        "Bars are 95 % intervals of one seed: bootstrap over its victims, Clopper-Pearson over test rows for accuracy. "
-        "They say nothing about other seeds."
-    )
+    seeds = sorted({len({r.cell.seed for r in d.records if r.status == "ok"}) for d in everyone} - {0})
+    several = [count for count in seeds if count > 1]
+    one = "bootstrap over its victims, Clopper-Pearson over test rows for accuracy"
+    if not several:
+        return f"Bars are 95 % intervals of one seed: {one}. They say nothing about other seeds."
+    counts = " or ".join(map(str, several))
+    wide = " With so few seeds they are wide." if several[0] <= 3 else ""
+    said = f"Bars are 95 % intervals over {counts} seeds (Student t).{wide}"
+    return said if 1 not in seeds else f"{said} Where one seed was run they are of that: {one}."
 
 
 def _galleries(

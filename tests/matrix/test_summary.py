@@ -73,6 +73,10 @@ def test_over_seeds_the_choice_is_common_and_the_interval_students_t() -> None:
     assert (found["worst_input_low"], found["worst_input_high"]) == (over_seeds.low, over_seeds.high)
     assert (found["interval"], found["seeds"], found["worst_input_seeds"]) == ("over 3 seeds", 3, 3)
     assert found["accuracy"] == pytest.approx(0.8)
+    made[2] = replace(made[2], status="failed", values={})
+    made[5] = replace(made[5], status="failed", values={})
+    assert row(*made)["interval"] == "over 2 seeds"  # one that failed is in no interval
+    assert row(*[replace(r, status="failed", values={}) for r in made])["interval"] is None
 
 
 def test_re_identification_is_the_worst_over_both_distances() -> None:

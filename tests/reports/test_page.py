@@ -9,6 +9,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from splitguard.errors import DataUnavailable
 from splitguard.matrix import Results, load
 from splitguard.reports import write_report
 from splitguard.reports.facts import Deployment
+from splitguard.reports.page import _intervals
 from tests.reports.cases import CASES, NASTY, SOURCE, TITLE, Case
 from tests.reports.runs import write_run
 
@@ -176,6 +178,13 @@ def test_a_run_of_one_seed_says_that_its_intervals_are_over_victims(tmp_path: Pa
     assert "Bars are 95 % intervals of one seed: bootstrap over its victims" in text
     assert "Demonstration, not evidence." not in text
     assert "Labels: worst leakage against accuracy Not evaluated, so not drawn: #1, #2 (labels are sent)." in text
+
+
+def test_a_run_with_more_seeds_here_than_there_says_both(everyone: list[Deployment]) -> None:
+    few = replace(everyone[0], records=tuple(r for r in everyone[0].records if r.cell.seed == 0))
+    said = _intervals([few, *everyone[1:]])
+    assert said.startswith("Bars are 95 % intervals over 3 seeds (Student t).")
+    assert "Where one seed was run they are of that: bootstrap over its victims" in said
 
 
 def test_a_run_that_has_not_begun_has_a_page_too(tmp_path: Path) -> None:
