@@ -7,7 +7,7 @@ splitguard decides what an adversary may read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Flag, IntEnum, StrEnum, auto
 from functools import reduce
 from operator import or_
@@ -181,6 +181,10 @@ class Threat:
         if self.active:
             return Profile.ACTIVE if self._short(party, mode, labels, Profile.ACTIVE) is Sees.NOTHING else None
         return next((p for p in Profile if self._short(party, mode, labels, p) is Sees.NOTHING), None)
+
+    def after_reading(self, read: Sees) -> Threat:
+        """The threat of an attack that needed all that it read of its further uses."""
+        return replace(self, needs=self.needs | (read & self.uses))
 
     def _short(self, party: Party, mode: Mode, labels: Labels, profile: Profile) -> Sees:
         """What is still missing under ``profile``."""

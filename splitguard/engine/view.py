@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -100,6 +102,12 @@ class View:
     _inputs: Rows | None = field(default=None, repr=False)
     _candidates: Tensor | None = field(default=None, repr=False)
     _updates: Updates | None = field(default=None, repr=False)
+    _asked: list[Sees] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def asked(self) -> Sees:
+        """All that was read of it so far, by whoever holds it or a changed copy of it."""
+        return functools.reduce(operator.or_, self._asked, Sees.NOTHING)
 
     def sees(self, what: Sees) -> bool:
         """Whether all of ``what`` is granted."""
@@ -113,6 +121,7 @@ class View:
                 f"the {self.party} with profile {self.profile} in {self.mode} (labels: {self.labels}) is not granted: "
                 f"{missing}. It sees: {self.granted}."
             )
+        self._asked.append(what)
 
     def _read(self, what: Sees, value: T | None, noun: str) -> T:
         self.need(what)

@@ -200,8 +200,10 @@ class _Trial:
         began = time.perf_counter()
         guess = attack.run(view, generator(cell.seed, "attack", cell.key(), phase))
         seconds = time.perf_counter() - began
+        least = attack.threat.after_reading(view.asked).profile(view.party, view.mode, view.labels)
         judged = judge(session, attack, view, guess)
         values = {**self._columns(), **judged.values, "attack_seconds": seconds}
+        values["profile"] = str(view.profile if least is None else least)
         extra = {**judged.extra, **({} if self.outcome is None else self.outcome.extra)}
         self.store.write(Record(cell, phase, "ok", None, values, extra, self.environment), judged.arrays)
 

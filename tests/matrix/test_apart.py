@@ -37,3 +37,14 @@ def test_data_that_changed_on_disk_are_read_again_in_the_same_process(tmp_path: 
         results = run(tmp_path / str(number), data=data, model="mlp", cut="fc1", attack="toy-noise")
         found.append((results.records[0].cell.data["digest"], results.records[0].extra["data_digest"]))
     assert len({digest for digest, _ in found}) == len({digest for _, digest in found}) == 2
+
+
+def test_the_profile_of_a_record_is_that_of_what_was_read(tmp_path: Path) -> None:
+    def profiles(profile: str, **more: Any) -> set[str]:
+        how = {"mode": "u-shaped", "cut": "conv1", "attack": "membership", "profile": profile, **more}
+        return set(run(tmp_path / f"{profile}{len(more)}", **how).frame["profile"])
+
+    # In u-shaped it goes by the client's last layers where it has them, else by layers of its own.
+    assert profiles("black-box") == {"black-box"}
+    assert profiles("head-known") == {"head-known"}
+    assert profiles("head-known", attack="gradient-cosine") == {"black-box"}
