@@ -76,7 +76,9 @@ class Fsha(ServerAttack):
     Differences: the gradient penalty asks for the slope 0 (Mescheder, Geiger, Nowozin, ICML 2018) and takes the norm of
     a sample's whole gradient, where the code takes one for each channel; D halves the map to 4 pixels a side first, as
     the code means to and, its first layers being overwritten, does not; the warm-up; the defense; the ReLU; sizes
-    follow the input and the cut. The code's settings are ``lr: 1e-5, critic_lr: 1e-4, slope: 1, penalty: 500, gain: 1,
+    follow the input and the cut. Clients that move as slowly as the code's, Adam at 1e-5, follow sooner with ``warm_up:
+    0, critic_lr: 1e-4, slope: 1, penalty: 500, gain: 1``: codes that are learned beside them stay within their reach
+    (benchmarks/reference_fsha). The code's settings are ``lr: 1e-5, critic_lr: 1e-4, slope: 1, penalty: 500, gain: 1,
     warm_up: 0, width: 64, critic_width: 256, blocks: 6``, against clients that train with Adam at 1e-5.
     """
 

@@ -102,9 +102,9 @@ def reference_fsha(found: Result) -> str:
     """FSHA beside its code."""
     ours, theirs = found["ours"], found["reference"]
     return (
-        f"mean squared error {ours['mse']:.3f} after {ours['steps']} steps and {ours['seconds'] / 60:.0f} min, where the "
-        f"reference reaches {theirs['mse']:.3f} in {theirs['steps']} steps and {theirs['seconds'] / 60:.0f} min; the mean "
-        f"image {found['mse_of_the_mean_image']:.3f}"
+        f"mean squared error {ours['mse']:.3f} after {ours['steps']} steps and {ours['seconds'] / 60:.0f} min, where "
+        f"the reference reaches {theirs['mse']:.3f} in {theirs['steps']} steps and {theirs['seconds'] / 60:.0f} min; "
+        f"the mean image {found['mse_of_the_mean_image']:.3f}"
     )
 
 

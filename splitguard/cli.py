@@ -89,15 +89,20 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], json: Jso
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(help="An attack, defense, model or data set.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="An attack, defense, model or data set.")], json: Json = False
+) -> None:
     """Show one attack, defense, model or data set with its settings."""
     from splitguard.terminal import listing
 
-    listing.show(name)
+    listing.show(name, as_json=json)
 
 
 @app.command()
-def check(name: Annotated[str, typer.Argument(help="An attack or a defense.")], json: Json = False) -> None:
+def check(
+    name: Annotated[str, typer.Argument(help="An attack or a defense; one from elsewhere as module:Class.")],
+    json: Json = False,
+) -> None:
     """Run the contract that every attack or defense must pass."""
     from splitguard.terminal import listing
 
@@ -150,10 +155,10 @@ def estimate(
     set_: Settings = None,
     channel: Annotated[str | None, typer.Option(help="inputs or labels; the one it claims, unless given.")] = None,
     shape: Annotated[str, typer.Option(help="Of one row's smashed data, as in 16x7x7.")] = "4x2x2",
-    classes: Annotated[int, typer.Option(help="Of the task, for labels.")] = 10,
-    batch: Annotated[int, typer.Option(help="Rows in a batch, as deployed.")] = 32,
-    releases: Annotated[int, typer.Option(help="T of a row.")] = 4,
-    trials: Annotated[int, typer.Option(help="Of each side of each world; more can show more.")] = 1000,
+    classes: Annotated[int, typer.Option(min=1, help="Of the task, for labels.")] = 10,
+    batch: Annotated[int, typer.Option(min=1, help="Rows in a batch, as deployed.")] = 32,
+    releases: Annotated[int, typer.Option(min=1, help="T of a row.")] = 4,
+    trials: Annotated[int, typer.Option(min=1, help="Of each side of each world; more can show more.")] = 1000,
     seed: Annotated[int, typer.Option()] = 0,
     json: Json = False,
 ) -> None:
@@ -231,9 +236,25 @@ def main() -> None:
     except SplitguardError as error:
         typer.echo(f"splitguard: {error}", err=True)
         sys.exit(2)
-    except FileNotFoundError as error:
-        typer.echo(f"splitguard: no such file: {error.filename}", err=True)
+    except OSError as error:
+        typer.echo(f"splitguard: {_of_the_system(error)}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("splitguard: stopped. What was finished is kept; run the same command to go on.", err=True)
         sys.exit(130)
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system refused, with the path, and what to do."""
+    path = error.filename2 or error.filename
+    if path is None:
+        return f"the system refused: {error}"
+    if isinstance(error, FileNotFoundError):
+        return f"no such file: {path}"
+    wanted = {
+        FileExistsError: "a folder is to be made there, and a file is in its place; give another path",
+        NotADirectoryError: "a part of this path is a file where a folder is wanted; give another path",
+        IsADirectoryError: "a file is to be there, and a folder is in its place; move that one away",
+        PermissionError: "this user may not read or write there; give another path, or change who may",
+    }
+    return f"{path}: {error.strerror}: {wanted.get(type(error), 'give another path, or mend this one')}"

@@ -7,13 +7,16 @@ import dataclasses
 import importlib
 import importlib.metadata
 import pkgutil
+import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from splitguard.errors import BadSetting, UnknownName, near_miss
 
-__all__ = ["Registry", "Spec", "parse_spec", "settings_of"]
+__all__ = ["Broken", "Registry", "Spec", "parse_spec", "settings_of"]
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., Any])
@@ -40,6 +43,29 @@ def settings_of(plugin: Any) -> dict[str, Any]:
     return {f.name: getattr(plugin, f.name) for f in dataclasses.fields(plugin) if f.init}
 
 
+@dataclass(frozen=True)
+class Broken:
+    """A plug-in of another distribution that could not be loaded.
+
+    Attributes:
+        name: of its entry point.
+        distribution: that declares it.
+        module: that was to be imported.
+        cause: what it raised.
+    """
+
+    name: str
+    distribution: str
+    module: str
+    cause: str
+
+    def __str__(self) -> str:
+        return (
+            f"the plug-in {self.name!r} of the distribution {self.distribution} could not be loaded: {self.module} "
+            f"raised {self.cause}. Mend or uninstall {self.distribution}"
+        )
+
+
 class Registry(Generic[T]):
     """A table of classes or factories by name.
 
@@ -54,6 +80,7 @@ class Registry(Generic[T]):
         self._package = package
         self._group = group
         self._found: dict[str, Callable[..., T]] = {}
+        self._broken: dict[str, Broken] = {}
         self._loaded = False
 
     def add(self, name: str) -> Callable[[C], C]:
@@ -74,7 +101,10 @@ class Registry(Generic[T]):
         return decorate
 
     def load(self) -> None:
-        """Imports every module of the plug-in package and every entry point, once."""
+        """Imports every module of the plug-in package and every entry point, once.
+
+        An entry point that breaks is told on stderr and remembered in `broken`; the others are loaded all the same.
+        """
         if self._loaded:
             return
         self._loaded = True
@@ -85,7 +115,28 @@ class Registry(Generic[T]):
                     importlib.import_module(f"{self._package}.{module.name}")
         if self._group is not None:
             for point in importlib.metadata.entry_points(group=self._group):
-                point.load()
+                self._load_point(point)
+
+    def _load_point(self, point: importlib.metadata.EntryPoint) -> None:
+        try:
+            point.load()
+        except (Exception, SystemExit) as error:  # code of others, run on import: whatever it raises is its own
+            whose = point.dist.name if point.dist is not None else "of unknown name"
+            found = Broken(point.name, whose, point.module, f"{type(error).__name__}: {error}")
+            self._broken[point.name] = found
+            print(f"splitguard: warning: {self.what}: {found}", file=sys.stderr)
+
+    @property
+    def broken(self) -> Mapping[str, Broken]:
+        """The entry points of other distributions that could not be loaded, by name."""
+        self.load()
+        return self._broken
+
+    def folders(self) -> list[Path]:
+        """Where this package's own plug-ins of the kind lie: a file put there registers itself."""
+        if self._package is None:
+            return []
+        return [Path(folder) for folder in importlib.import_module(self._package).__path__]
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -104,10 +155,14 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownName: with near misses and the known names.
+            BadSetting: if a plug-in of that name is installed and broken.
         """
         self.load()
         if name not in self._found:
-            raise UnknownName(near_miss(name, self._found, what=self.what))
+            if name in self._broken:
+                raise BadSetting(f"{self.what}: {self._broken[name]}")
+            also = f" Installed, but broken: {', '.join(sorted(self._broken))}." if self._broken else ""
+            raise UnknownName(near_miss(name, self._found, what=self.what) + also)
         return self._found[name]
 
     def build(self, spec: Spec, **more: Any) -> T:

@@ -4,43 +4,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from splitguard import cli
-
-
-class Ran:
-    """What one command printed, and how it ended."""
-
-    def __init__(self, status: int, out: str, err: str) -> None:
-        self.status, self.out, self.err = status, out, err
-
-
-Run = Callable[..., Ran]
+from splitguard.api import ATTACKS, DEFENSES, Attack
+from splitguard.registry import Broken
+from tests.commands import Run, runner
 
 
 @pytest.fixture
 def splitguard(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs the command line in this process."""
-
-    def run(*arguments: str) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["splitguard", *arguments])
-        monkeypatch.setenv("COLUMNS", "200")
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0)
-        caught = capsys.readouterr()
-        return Ran(status, caught.out, caught.err)
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def test_attacks_are_listed_with_what_a_reader_needs_to_choose(splitguard: Run) -> None:
@@ -141,20 +121,79 @@ def test_init_writes_a_matrix_that_can_be_planned(splitguard: Run, tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["attack", "defense"])
-def test_new_writes_a_file_that_registers_and_can_be_checked(kind: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "splitguard"]
+@pytest.mark.parametrize(
+    ("kind", "failing"), [("attack", ["better than a blind guess"]), ("defense", [])], ids=["attack", "defense"]
+)
+def test_new_writes_a_file_that_the_command_it_prints_checks(kind: str, failing: list[str], tmp_path: Path) -> None:
+    command = f"{shlex.quote(sys.executable)} -m splitguard"
     made = subprocess.run(
-        [*command, "new", kind, "my-own", "--folder", str(tmp_path)], capture_output=True, text=True, check=False
-    )
+        f"{command} new {kind} my-own --folder 'a folder'", shell=True, capture_output=True, text=True, check=False,
+        cwd=_made(tmp_path / "a folder").parent,
+    )  # fmt: skip
     assert made.returncode == 0, made.stderr
-    script = (
-        "import runpy, sys; sys.path.insert(0, sys.argv[1]); import my_own;"
-        "from splitguard.api import ATTACKS, DEFENSES;"
-        f"print('my-own' in ({'ATTACKS' if kind == 'attack' else 'DEFENSES'}))"
+    _, _, checking = made.stdout.strip().partition("then run: ")
+    assert checking == "PYTHONPATH='a folder' splitguard check my_own:MyOwn"
+    checked = subprocess.run(
+        f"{checking} --json".replace("splitguard", command), shell=True, capture_output=True, text=True, check=False,
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert checked.returncode == int(bool(failing)), checked.stderr
+    promises = json.loads(checked.stdout)
+    assert [p["name"] for p in promises if not p["passed"]] == failing
+    null = [p["detail"] for p in promises if p["name"] == "does nothing at its null settings"]
+    assert null == (["{'scale': 1.0}"] if kind == "defense" else [])
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_new_beside_the_others_is_checked_by_name() -> None:
+    from splitguard.terminal import listing
+
+    folder = ATTACKS.folders()[0]
+    assert (folder / "fsha.py").exists()
+    assert listing._checking(folder / "my_own.py", "my-own", "MyOwn", ATTACKS) == "splitguard check my-own"
+
+
+def test_show_takes_json(splitguard: Run) -> None:
+    found = json.loads(splitguard("show", "gaussian", "--json").out)
+    assert (found["name"], found["kind"], found["settings"]["clip"]) == ("gaussian", "defense", "auto")
+    assert found["what"]
+
+
+def test_what_is_registered_without_a_goal_is_listed_as_broken(
+    splitguard: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for registry, name, thing in ((ATTACKS, "no-goal", type("NoGoal", (Attack,), {})), (ATTACKS, "no-class", dict),
+                                  (DEFENSES, "no-class", dict)):  # fmt: skip
+        registry.load()
+        monkeypatch.setitem(registry._found, name, thing)
+    attacks = {row["name"]: row for row in json.loads(splitguard("list", "attacks", "--json").out)}
+    assert (attacks["no-goal"]["goal"], attacks["no-goal"]["needs"]) == ("broken", "the class attribute goal, a Goal")
+    assert attacks["no-class"]["goal"] == "broken"
+    assert attacks["fsha"]["goal"] == "inputs"
+    defenses = {row["name"]: row for row in json.loads(splitguard("list", "defenses", "--json").out)}
+    assert defenses["no-class"]["acts on"] == "broken"
+    assert splitguard("list", "attacks").status == 0
+
+
+def test_doctor_lists_a_broken_plugin(splitguard: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ATTACKS.load()
+    monkeypatch.setitem(
+        ATTACKS._broken, "theirs", Broken("theirs", "their-plugins", "theirs.file", "KeyError: 'x[/b]'")
     )
-    seen = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert seen.stdout.strip() == "True", seen.stderr
+    ran = splitguard("doctor", "--json")
+    assert ran.status == 1
+    [row] = [row for row in json.loads(ran.out) if row["what"] == "attack: theirs"]
+    assert row["state"] == "broken"
+    assert "their-plugins" in row["detail"]
+    assert splitguard("doctor").status == 1  # and brackets are no markup
+    for command in ("show", "check"):
+        refused = splitguard(command, "theirs")
+        assert refused.status == 2
+        assert "theirs.file raised KeyError" in refused.err
 
 
 FORGETFUL = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,3 +68,39 @@ def test_specs() -> None:
     assert parse_spec("a", what="x") == ("a", {})
     assert parse_spec({"a": None}, what="x") == ("a", {})
     assert parse_spec({"a": {"b": 1}}, what="x") == ("a", {"b": 1})
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry[Any]:
+    """A registry that finds two plug-ins of a distribution, one of which breaks on import."""
+    facts = tmp_path / "theirs-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: their-things\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(
+        "[test.things]\nbad-thing = their_bad\nexits = their_exit\ngood = their_good\n"
+    )
+    (tmp_path / "their_bad.py").write_text("raise RuntimeError('no such license')\n")
+    (tmp_path / "their_exit.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "their_good.py").write_text("from tests.test_registry import MADE\nMADE[0].add('good')(lambda: 1)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    MADE[:] = [Registry("thing", group="test.things")]
+    return MADE[0]
+
+
+MADE: list[Registry[Any]] = []
+
+
+def test_a_broken_entry_point_is_told_and_the_others_are_loaded(
+    installed: Registry[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert installed.names() == ["good"]
+    told = capsys.readouterr().err
+    assert told.count("their-things") == 4  # each warning names it, and says what to do with it
+    assert "their_bad raised RuntimeError: no such license" in told
+    assert sorted(installed.broken) == ["bad-thing", "exits"]
+    with pytest.raises(
+        BadSetting, match=r"'bad-thing' of the distribution their-things.*RuntimeError: no such license"
+    ):
+        installed.build("bad-thing")
+    with pytest.raises(UnknownName, match=r"Known: good\. Installed, but broken: bad-thing, exits\."):
+        installed.get("other")

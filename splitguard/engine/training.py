@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from splitguard.data.augment import augment
 from splitguard.errors import BadSetting, UnknownName, near_miss
 
 __all__ = ["Training"]
@@ -90,6 +91,7 @@ class Training:
         for name, allowed in _ALLOWED.items():
             if getattr(self, name) not in allowed:
                 raise BadSetting(f"train: {near_miss(str(getattr(self, name)), allowed, what=name)}")
+        self._check_augment()
         if self.release == "once" and (self.head != "frozen" or self.augment):
             raise BadSetting(
                 f"train: release: once needs head: frozen and no augment, for the server goes on with what it has; got "
@@ -98,6 +100,14 @@ class Training:
         probe = [nn.Parameter(torch.zeros(1))]
         for part in PARTS:
             self.make_schedule(part, self.make_optimizer(part, probe))
+
+    def _check_augment(self) -> None:
+        """Tries the augmentation on no image at all, so that what a training would refuse is refused here."""
+        if self.augment is None:
+            return
+        if not isinstance(self.augment, Mapping) or not all(isinstance(key, str) for key in self.augment):
+            raise BadSetting(f"train: augment is written as {{flip: true, crop: 4}}; got {self.augment!r}")
+        augment(torch.zeros(0, 1, 1, 1), self.augment, torch.Generator())
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any]) -> Training:
@@ -121,7 +131,7 @@ class Training:
             raise BadSetting("train: the optimizer sgd needs lr, as in {name: sgd, lr: 0.05}")
         try:
             return OPTIMIZERS[name](parameters, **settings)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, IndexError) as error:
             raise BadSetting(f"train: optimizer {name!r} with {settings}: {error}") from None
 
     def make_schedule(self, part: str, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler | None:
@@ -170,14 +180,14 @@ _ALLOWED: dict[str, tuple[str, ...]] = {
 
 def _chosen(choices: Choices, part: str, what: str) -> tuple[str, dict[str, Any]]:
     """The name and settings for one part, whether given for all parts or for each."""
+    wanted = f"train: {what} is {{name: ..., settings}} or one such mapping for each of {PARTS}; got {choices!r}"
+    if not isinstance(choices, Mapping):
+        raise BadSetting(wanted)
     if "name" not in choices:
-        unknown = set(choices) - set(PARTS)
-        if unknown or part not in choices:
-            if part in PARTS and not unknown and choices:
-                return _chosen(next(iter(choices.values())), part, what)
-            raise BadSetting(
-                f"train: {what} is {{name: ..., settings}} or one such mapping for each of {PARTS}; got {choices!r}"
-            )
-        choices = choices[part]
+        if not choices or set(choices) - set(PARTS):
+            raise BadSetting(wanted)
+        choices = choices[part] if part in choices else next(iter(choices.values()))
+        if not isinstance(choices, Mapping) or "name" not in choices:
+            raise BadSetting(wanted)
     settings = {k: v for k, v in choices.items() if k != "name"}
     return str(choices["name"]).lower(), settings

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
@@ -29,8 +30,8 @@ def as_plugin(instance: Attack | Defense, told: Mapping[str, Any]) -> Plugin:
     """A plug-in as pure data."""
     own: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(instance) if dataclasses.is_dataclass(instance) else ()
     fields = [f for f in own if f.init]
-    settings = {f.name: plain(getattr(instance, f.name)) for f in fields}
-    defaults = {f.name: plain(_default(f)) for f in fields}
+    settings = {f.name: plain(getattr(instance, f.name), f.name) for f in fields}
+    defaults = {f.name: plain(_default(f), f.name) for f in fields}
     return Plugin(
         name=instance.name,
         version=instance.version,
@@ -52,22 +53,32 @@ def _moves_only(cls: type[Defense]) -> bool:
     return all(name == "place" or getattr(cls, name) is getattr(Defense, name) for name in hooks)
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, name: str | None = None) -> Any:
     """A setting as JSON knows it.
 
+    Args:
+        value: of the setting; a mapping names what is in it by its keys.
+        name: of the setting, for messages.
+
     Raises:
-        BadSetting: for a value that is no plain data.
+        BadSetting: for a value that is no plain data, or a number that is not finite, which no key could be made of.
     """
     if isinstance(value, Enum):
-        return plain(value.value)
+        return plain(value.value, name)
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): plain(v, str(k)) for k, v in value.items()}
     if isinstance(value, set | frozenset):
-        return sorted(map(plain, value))
+        return sorted(plain(item, name) for item in value)
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, name) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadSetting(f"{_setting(name)} must be a finite number; got {value}")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Path):
         return str(value)
-    raise BadSetting(f"settings in a matrix are plain data (numbers, texts, lists); got {value!r}")
+    raise BadSetting(f"{_setting(name)} must be plain data (a number, a text, a list); got {value!r}")
+
+
+def _setting(name: str | None) -> str:
+    return "a setting" if name is None else f"the setting {name!r}"

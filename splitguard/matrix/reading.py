@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import yaml
 
 from splitguard.errors import BadSetting
 
-__all__ = ["MatrixError", "Place", "Source", "read_yaml"]
+__all__ = ["MatrixError", "Place", "Source", "parse_yaml", "read_yaml"]
 
 #: Keys and positions from the top of the file to a value, as in ``("defense", 1, "gaussian", "epsilon")``.
 Place = tuple[str | int, ...]
@@ -106,21 +107,37 @@ def read_yaml(path: Path) -> tuple[Any, Source]:
     Only plain values are made, as by `yaml.safe_load`. A key that is given twice is refused.
 
     Raises:
-        MatrixError: if the file is missing, is no YAML, repeats a key or contains itself.
+        MatrixError: if the file cannot be read, is no YAML, repeats a key, contains itself or a number that is not
+            finite.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise MatrixError([f"{path}: cannot be read: {error}"]) from None
-    reader = _Reader(path.name)
+    return parse_yaml(text, path.name)
+
+
+def parse_yaml(text: str, name: str) -> tuple[Any, Source]:
+    """The value of a YAML text, read as a matrix file is, and where each part of it stands.
+
+    Args:
+        text: the YAML.
+        name: of the file or the option it comes from, for messages.
+
+    Raises:
+        MatrixError: as `read_yaml`.
+    """
+    reader = _Reader(name)
     try:
         value = reader.read(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         what = getattr(error, "problem", None) or str(error).splitlines()[0]
         at = f", line {mark.line + 1}" if mark is not None else ""
-        raise MatrixError([f"{path.name}{at}: not valid YAML: {what}"]) from None
-    return value, Source(path.name, reader.lines, text)
+        raise MatrixError([f"{name}{at}: not valid YAML: {what}"]) from None
+    except RecursionError:
+        raise MatrixError([f"{name}: lists and mappings lie too deep in one another"]) from None
+    return value, Source(name, reader.lines, text)
 
 
 class _Reader:
@@ -150,7 +167,7 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode):
             return [self._value(inner, (*place, number), above) for number, inner in enumerate(node.value)]
         if not isinstance(node, yaml.MappingNode):
-            return self._loader.construct_object(node, deep=True)
+            return self._scalar(node, place)
         self._check_keys(node)
         self._loader.flatten_mapping(node)
         out: dict[str, Any] = {}
@@ -159,6 +176,22 @@ class _Reader:
             self.lines[(*place, key)] = key_node.start_mark.line + 1
             out[key] = self._value(value_node, (*place, key), above)
         return out
+
+    def _scalar(self, node: yaml.Node, place: Place) -> Any:
+        line = node.start_mark.line + 1
+        try:
+            value = self._loader.construct_object(node, deep=True)
+        except yaml.YAMLError:
+            raise
+        except (ValueError, TypeError, AttributeError, LookupError) as error:  # what yaml's constructors let through
+            kind = node.tag.rpartition(":")[2]
+            raise self._error(
+                line, f"{node.value!r} cannot be read as YAML's {kind}: {error}. Put a text in quotes"
+            ) from None
+        if isinstance(value, float) and not math.isfinite(value):
+            named = next((f"{step!r}: " for step in reversed(place) if isinstance(step, str)), "")
+            raise self._error(line, f"{named}wanted a finite number; got {node.value}")
+        return value
 
     def _check_keys(self, node: yaml.MappingNode) -> None:
         """Keys are names, each given once; before merge keys (``<<``) are resolved, which may repeat them."""

@@ -108,8 +108,17 @@ class Record:
         Raises:
             TypeError, KeyError, ValueError: if it is no record of this format whose key fits its cell.
         """
+        if not isinstance(value, Mapping):
+            raise TypeError(f"a record is a mapping; got {value!r}")
         if value["format"] != FORMAT or value["status"] not in get_args(Status):
             raise ValueError(f"format {value['format']}, status {value['status']!r}")
+        for name in ("values", "extra", "environment", "cell"):
+            if not isinstance(value[name], Mapping):
+                raise TypeError(f"{name} of a record is a mapping; got {value[name]!r}")
+        if not all(isinstance(v, Value) for v in value["values"].values()) or not isinstance(
+            value["reason"], str | None
+        ):
+            raise TypeError("the values of a record are numbers, texts or null, and its reason is a text or null")
         out = cls(
             cell=Cell.from_json(value["cell"]),
             phase=value["phase"],
@@ -119,13 +128,19 @@ class Record:
             extra=value["extra"],
             environment=value["environment"],
         )
-        if out.key != value["key"]:
-            raise ValueError(f"the key {value['key']} does not fit the cell, whose key is {out.key}")
+        try:
+            key = out.key
+        except AttributeError as error:  # a setting where a mapping of settings is wanted
+            raise TypeError(f"its cell is damaged: {error}") from None
+        if key != value["key"]:
+            raise ValueError(f"the key {value['key']} does not fit the cell, whose key is {key}")
         return out
 
 
 def described(cell: Cell) -> dict[str, Value]:
     """The columns that follow from the cell alone; ``profile`` is the least one that the attack needs there.
+
+    A record that was attacked says, in its values, the least one that grants all that the attack read.
 
     Where no profile lets this attack be mounted, ``adversary`` and ``profile`` are missing.
     """

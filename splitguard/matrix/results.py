@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from splitguard.errors import DataUnavailable
 from splitguard.matrix.cell import Cell
-from splitguard.matrix.record import COLUMNS, Record, Value, phases
+from splitguard.matrix.record import COLUMNS, Record, Value, described, phases
 from splitguard.matrix.store import Store
 from splitguard.matrix.summary import SUMMARY_COLUMNS, summarise
 
@@ -37,8 +38,7 @@ class Results:
         self.matrix: dict[str, Any] = self._store.matrix()
         self.records: list[Record] = []
         self.missing: list[tuple[Cell, str]] = []
-        for value in self.matrix["cells"]:
-            cell = Cell.from_json(value)
+        for cell in _cells(self.matrix, folder):
             for phase in phases(cell.goal):
                 record = self._store.record(cell, phase)
                 if record is None:
@@ -95,9 +95,38 @@ def load(folder: str | Path) -> Results:
     """The results in a run folder.
 
     Raises:
-        DataUnavailable: if it holds no run.
+        DataUnavailable: if it holds no run, one of 0 cells, or one that cannot be read.
     """
     return Results(Path(folder))
+
+
+def _cells(matrix: Any, folder: Path) -> list[Cell]:
+    """The cells of matrix.json, each of which can be described.
+
+    Raises:
+        DataUnavailable: if there are none, or the file is damaged or of another version.
+    """
+    try:
+        if not isinstance(matrix["title"], str | None) or not isinstance(matrix["demonstration"], bool):
+            raise TypeError("title must be a text or null, and demonstration true or false")
+        if not isinstance(matrix.get("environment") or {}, Mapping):
+            raise TypeError("environment must be a mapping")
+        cells = [Cell.from_json(value) for value in matrix["cells"]]
+        for cell in cells:
+            cell.key()
+            described(cell)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        said = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise DataUnavailable(
+            f"{folder / 'matrix.json'} is damaged or was written by another version of splitguard ({said}). Run the "
+            "matrix again with this folder as --out: it is written anew, and records that can be read are kept"
+        ) from None
+    if not cells:
+        raise DataUnavailable(
+            f"{folder} holds a run of 0 cells: there is nothing to report. Give its matrix attacks (`attack: breakers` "
+            "alone stands for none where no defense names any) and run it again"
+        )
+    return cells
 
 
 def _table(rows: Sequence[dict[str, Value]], columns: Sequence[str]) -> pd.DataFrame:

@@ -80,6 +80,8 @@ def model_spec(spec: ModelSpec) -> dict[str, Any]:
         _check_name(name)
         out = {"name": name, **(settings_of(MODELS.build({name: rest})) if name in MODELS else rest)}
     if flat.get("weights") is not None:
+        if not isinstance(flat["weights"], str | Path):
+            raise BadSetting(f"the weights of a model are a path to a .safetensors file; got {flat['weights']!r}")
         out |= {"weights": str(flat["weights"]), "digest": _digest(Path(flat["weights"]))}
         if flat.get("digest") not in (None, out["digest"]):
             raise BadSetting(

@@ -4,15 +4,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import math
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.table import Table
 
 from splitguard.errors import BadSetting, near_miss
+from splitguard.terminal.console import plain_console
 
 if TYPE_CHECKING:
     from splitguard.api import Defense
@@ -47,7 +46,7 @@ def estimate(
     if channel is not None and channel not in CHANNELS:
         raise BadSetting(near_miss(channel, CHANNELS, what="channel"))
     torch.set_num_threads(1)
-    shape, draws = shape_of(shape_text), generator(seed, "estimate")
+    shape, draws = shape_of(shape_text, "--shape"), generator(seed, "estimate")
     defense = _defense(name, module, settings)
     one = as_mechanism(defense, shape=shape, batch=batch, releases=releases, classes=classes, channel=channel)
     if one.tell is not None:
@@ -74,13 +73,14 @@ def _print(found: Estimate, defense: Defense, one: Mechanism) -> None:
     for test in found.tests:
         shown = "nothing" if test.lower <= 0 or not math.isfinite(test.lower) else f"{test.lower:.3f}"
         table.add_row(test.world, test.statistic, shown)
-    Console().print(table)
+    plain_console().print(table)
 
 
 def _defense(name: str | None, module: str | None, settings: list[str]) -> Defense:
     """A registered defense by name, or a class from elsewhere written ``module:Class``."""
     from splitguard.api import DEFENSES
     from splitguard.api import Defense as Base
+    from splitguard.terminal.elsewhere import class_from
     from splitguard.terminal.single import parse_settings
 
     given = parse_settings(settings)
@@ -89,17 +89,7 @@ def _defense(name: str | None, module: str | None, settings: list[str]) -> Defen
     if name is not None:
         return DEFENSES.build({name: given})
     assert module is not None
-    path, _, attribute = module.partition(":")
-    if not attribute:
-        raise BadSetting(f"--module is written package.file:Class; got {module!r}")
-    try:
-        found = importlib.import_module(path)
-    except ImportError as error:
-        raise BadSetting(f"--module {module}: {error}. It must be importable from here") from error
-    cls = getattr(found, attribute, None)
-    if not (isinstance(cls, type) and issubclass(cls, Base)):
-        known = [n for n, value in vars(found).items() if isinstance(value, type) and issubclass(value, Base)]
-        raise BadSetting(near_miss(attribute, known, what=f"defense in {path}"))
+    cls: type[Defense] = class_from(module, (Base,), what="defense", option="--module")
     try:
         return cls(**given)
     except TypeError as error:

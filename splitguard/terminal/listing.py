@@ -6,16 +6,22 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from splitguard.errors import BadSetting, UnknownName, near_miss
 from splitguard.registry import Registry, Spec, parse_spec
+from splitguard.terminal.console import plain_console
 
 __all__ = ["check", "new", "show", "table"]
+
+#: Stands where a registered class lacks what the table shows; another column says what.
+BROKEN = "broken"
+MISSING = "—"
 
 
 def first_line(thing: Any) -> str:
@@ -25,48 +31,61 @@ def first_line(thing: Any) -> str:
 
 def _attacks() -> list[dict[str, str]]:
     from splitguard.api import ATTACKS
-    from splitguard.engine.roles import Attack
-    from splitguard.engine.threat import Labels, Mode
 
-    rows = []
-    for name in ATTACKS:
-        cls = ATTACKS.get(name)
-        assert isinstance(cls, type)
-        assert issubclass(cls, Attack)
-        combinations = [
-            (Mode.VANILLA, Labels.SENT),
-            (Mode.VANILLA, Labels.SERVER),
-            (Mode.U_SHAPED, Labels.CLIENT),
-            (Mode.SPLITFED, Labels.CLIENT),
-        ]
-        least = [cls.threat.profile(p, m, owner) for p in cls.threat.parties for m, owner in combinations]
-        rows.append(
-            {
-                "name": name,
-                "goal": str(cls.goal),
-                "seat": str(cls.seat),
-                "adversary": " or ".join(cls.threat.parties),
-                "least profile": str(min(p for p in least if p is not None)),
-                "needs": str(cls.threat.needs),
-                "paper": cls.paper,
-            }
-        )
-    return rows
+    return [_attack(name, ATTACKS.get(name)) for name in ATTACKS]
+
+
+def _attack(name: str, cls: Any) -> dict[str, str]:
+    from splitguard.engine.roles import Attack
+    from splitguard.engine.threat import Goal, Labels, Mode, Seat, Threat
+
+    row = {"name": name, "goal": BROKEN}
+    blank = {"seat": MISSING, "adversary": MISSING, "least profile": MISSING, "needs": MISSING, "paper": MISSING}
+    if not (isinstance(cls, type) and issubclass(cls, Attack)):
+        return {**row, **blank, "needs": "a class derived from Attack"}
+    for part, kind in (("goal", Goal), ("threat", Threat), ("seat", Seat), ("paper", str)):
+        if not isinstance(getattr(cls, part, None), kind):
+            return {**row, **blank, "needs": f"the class attribute {part}, a {kind.__name__}"}
+    combinations = [
+        (Mode.VANILLA, Labels.SENT),
+        (Mode.VANILLA, Labels.SERVER),
+        (Mode.U_SHAPED, Labels.CLIENT),
+        (Mode.SPLITFED, Labels.CLIENT),
+    ]
+    found = [cls.threat.profile(p, m, owner) for p in cls.threat.parties for m, owner in combinations]
+    least = [profile for profile in found if profile is not None]
+    if not least:
+        return {**row, **blank, "needs": f"{cls.threat.needs}, which no party sees in any mode"}
+    return {
+        "name": name,
+        "goal": str(cls.goal),
+        "seat": str(cls.seat),
+        "adversary": " or ".join(cls.threat.parties),
+        "least profile": str(min(least)),
+        "needs": str(cls.threat.needs),
+        "paper": cls.paper,
+    }
 
 
 def _defenses() -> list[dict[str, str]]:
     from splitguard.api import DEFENSES
+
+    return [_one_defense(name, DEFENSES.get(name)) for name in DEFENSES]
+
+
+def _one_defense(name: str, cls: Any) -> dict[str, str]:
     from splitguard.engine.defense import Defense
 
-    rows = []
-    for name in DEFENSES:
-        cls = DEFENSES.get(name)
-        assert isinstance(cls, type)
-        assert issubclass(cls, Defense)
-        proved = "differential privacy" if cls.privacy is not Defense.privacy else "none"
+    row = {"name": name, "acts on": BROKEN, "guarantee": MISSING, "paper": MISSING}
+    if not (isinstance(cls, type) and issubclass(cls, Defense)):
+        return {**row, "breakers": "needs a class derived from Defense"}
+    try:
         breakers = ", ".join(map(_written, cls.breakers)) or "none known"
-        rows.append({"name": name, "acts on": cls.acts, "guarantee": proved, "paper": cls.paper, "breakers": breakers})
-    return rows
+    except (BadSetting, TypeError) as error:
+        return {**row, "breakers": str(error)}
+    proved = "differential privacy" if cls.privacy is not Defense.privacy else "none"
+    shown = {"acts on": str(cls.acts), "guarantee": proved, "paper": str(cls.paper)}
+    return {"name": name, **shown, "breakers": breakers}
 
 
 def _written(spec: Spec) -> str:
@@ -99,7 +118,7 @@ def table(kind: str, *, as_json: bool) -> None:
         out.add_column(heading, overflow="fold", no_wrap=heading == "name")
     for row in rows:
         out.add_row(*row.values())
-    Console().print(out)
+    plain_console().print(out)
 
 
 def _rows(kind: str) -> list[dict[str, str]]:
@@ -126,15 +145,18 @@ def _registries() -> dict[str, Registry[Any]]:
     return {"attack": ATTACKS, "defense": DEFENSES, "model": MODELS, "data set": DATASETS}
 
 
-def show(name: str) -> None:
+def show(name: str, *, as_json: bool) -> None:
     """Prints the docstring and the settings of whatever is called ``name``."""
     for what, registry in _registries().items():
-        if name in registry:
+        if name in registry or name in registry.broken:
             found = registry.get(name)
-            console = Console()
-            console.print(f"[bold]{name}[/bold] ({what})\n")
-            console.print(inspect.getdoc(found) or "", markup=False, highlight=False)
-            settings = _settings(found)
+            text, settings = inspect.getdoc(found) or "", _settings(found)
+            if as_json:
+                print(json.dumps({"name": name, "kind": what, "what": text, "settings": settings}, default=str))
+                return
+            console = plain_console()
+            console.print(Text.assemble((name, "bold"), f" ({what})\n"))
+            console.print(text)
             if settings:
                 console.print("\nSettings and their defaults:", settings)
             return
@@ -165,9 +187,10 @@ def check(name: str, *, as_json: bool) -> int:
     from splitguard.api import ATTACKS, DEFENSES
     from splitguard.contract import check_attack, check_defense
 
-    if name in ATTACKS:
+    name = _registered(name) if ":" in name else name
+    if name in ATTACKS or name in ATTACKS.broken:
         results = check_attack(name)
-    elif name in DEFENSES:
+    elif name in DEFENSES or name in DEFENSES.broken:
         results = check_defense(name)
     else:
         raise UnknownName(near_miss(name, [*ATTACKS, *DEFENSES], what="attack or defense"))
@@ -177,6 +200,23 @@ def check(name: str, *, as_json: bool) -> int:
         for result in results:
             print(f"{'pass' if result.passed else 'FAIL'}  {result.name}  {result.detail}".rstrip())
     return int(not all(r.passed for r in results))
+
+
+def _registered(place: str) -> str:
+    """The name under which the class at ``module:Class`` files itself once it is imported."""
+    from splitguard.api import ATTACKS, DEFENSES, Attack, Defense
+    from splitguard.terminal.elsewhere import class_from
+
+    registries: tuple[Registry[Any], ...] = (ATTACKS, DEFENSES)
+    for registry in registries:
+        registry.load()
+    cls = class_from(place, (Attack, Defense), what="attack or defense", option="NAME")
+    for registry in registries:
+        for name in registry:
+            if registry.get(name) is cls:
+                return name
+    table = "ATTACKS" if issubclass(cls, Attack) else "DEFENSES"
+    raise BadSetting(f'{place} has no name to be checked by; write @{table}.add("a-name") above the class')
 
 
 def new(kind: str, name: str, folder: Path | None) -> None:
@@ -198,4 +238,11 @@ def new(kind: str, name: str, folder: Path | None) -> None:
     title = "".join(part.capitalize() for part in name.split("-"))
     template = templates.ATTACK if kind == "attack" else templates.DEFENSE
     path.write_text(template.replace("@NAME@", name).replace("@CLASS@", title))
-    print(f"wrote {path}\nnext: fill it in, then run: splitguard check {name}")
+    print(f"wrote {path}\nnext: fill it in, then run: {_checking(path, name, title, registry)}")
+
+
+def _checking(path: Path, name: str, title: str, registry: Registry[Any]) -> str:
+    """The command that checks a new file: by its name where splitguard finds it by itself, else by its place."""
+    if any(path.parent.resolve() == folder.resolve() for folder in registry.folders()):
+        return f"splitguard check {name}"
+    return f"PYTHONPATH={shlex.quote(str(path.parent))} splitguard check {path.stem}:{title}"

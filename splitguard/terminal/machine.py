@@ -8,10 +8,10 @@ import importlib.util
 import json
 import platform
 
-from rich.console import Console
 from rich.table import Table
 
 from splitguard.errors import DataUnavailable, SplitguardError
+from splitguard.terminal.console import plain_console
 
 __all__ = ["doctor", "fetch"]
 
@@ -33,7 +33,7 @@ def fetch(name: str) -> None:
 
 def doctor(*, as_json: bool) -> int:
     """Prints what is there and what is missing; 1 if something that splitguard needs does not work."""
-    rows = [*_packages(), *_data_sets(), _lpips(), _accelerator()]
+    rows = [*_packages(), *_plugins(), *_data_sets(), _lpips(), _accelerator()]
     if as_json:
         print(json.dumps([dict(zip(("what", "state", "detail"), r, strict=True)) for r in rows]))
     else:
@@ -42,7 +42,7 @@ def doctor(*, as_json: bool) -> int:
             table.add_column(heading, overflow="fold")
         for row in rows:
             table.add_row(*row)
-        Console().print(table)
+        plain_console().print(table)
     return int(any(state == "broken" for _, state, _ in rows))
 
 
@@ -54,6 +54,16 @@ def _packages() -> list[tuple[str, str, str]]:
         except importlib.metadata.PackageNotFoundError:
             out.append((name, "broken", f"not installed: pip install {name}"))
     return out
+
+
+def _plugins() -> list[tuple[str, str, str]]:
+    """The plug-ins of other distributions that cannot be loaded."""
+    from splitguard.api import ATTACKS, DEFENSES
+    from splitguard.data import DATASETS, PARTITIONS
+    from splitguard.models import MODELS
+
+    tables = (ATTACKS, DEFENSES, MODELS, DATASETS, PARTITIONS)
+    return [(f"{t.what}: {found.name}", "broken", str(found)) for t in tables for found in t.broken.values()]
 
 
 def _data_sets() -> list[tuple[str, str, str]]:

@@ -5,20 +5,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import get_args
 
-from rich.console import Console
 from rich.table import Table
 
-from splitguard.errors import BadSetting
+from splitguard.errors import BadSetting, SplitguardError
+from splitguard.privacy.accounting import Adjacency
+from splitguard.terminal.console import plain_console
 
 __all__ = ["calibrate", "cuts"]
 
 
-def shape_of(text: str) -> tuple[int, ...]:
-    """``"3x32x32"`` as (3, 32, 32); raises `BadSetting`."""
+#: Below it, Opacus' PRV accountant takes minutes, then more memory than there is: its grid grows as 1 / epsilon.
+LEAST_EPSILON = 1e-3
+
+
+def shape_of(text: str, option: str) -> tuple[int, ...]:
+    """``"3x32x32"`` as (3, 32, 32); raises `BadSetting`, which names the option that the text stands in."""
     parts = text.lower().split("x")
-    if not all(p.isdigit() and int(p) > 0 for p in parts):
-        raise BadSetting(f"--input is a shape such as 3x32x32; got {text!r}")
+    if not all(p.isascii() and p.isdecimal() and int(p) > 0 for p in parts):
+        raise BadSetting(f"{option} is a shape such as 3x32x32; got {text!r}")
     return tuple(int(p) for p in parts)
 
 
@@ -27,7 +33,7 @@ def cuts(model: str, input_text: str, *, classes: int, as_json: bool) -> None:
     from splitguard.engine.cut import legal_cuts
     from splitguard.models import make_model
 
-    shape = shape_of(input_text)
+    shape = shape_of(input_text, "--input")
     found = legal_cuts(make_model(model, input_shape=shape, classes=classes, seed=0), shape)
     if as_json:
         print(json.dumps([dataclasses.asdict(c) for c in found]))
@@ -40,23 +46,40 @@ def cuts(model: str, input_text: str, *, classes: int, as_json: bool) -> None:
         table.add_row(
             c.name, "x".join(map(str, c.shape)), f"{c.client_params:,}", f"{c.client_flops:,}", f"{c.bytes:,}"
         )
-    Console().print(table)
+    plain_console().print(table)
+
+
+def _prv(epsilon: float, delta: float, releases: int, clip: float, adjacency: Adjacency) -> float:
+    from splitguard import privacy
+
+    try:
+        return privacy.sigma_prv(epsilon=epsilon, clip=clip, releases=releases, delta=delta, adjacency=adjacency)
+    except SplitguardError:
+        raise
+    except (MemoryError, ValueError, ArithmeticError) as error:  # Opacus, at the ends of what it can count
+        raise BadSetting(
+            f"Opacus' PRV cannot count --epsilon {epsilon:g} at --delta {delta:g} and --releases {releases}: "
+            f"{error}. Give a larger epsilon or delta, or fewer releases"
+        ) from None
 
 
 def calibrate(epsilon: float, delta: float, releases: list[int], clip: float, *, as_json: bool) -> None:
     """Prints the sigma that gives ``epsilon``, for each adjacency and number of releases."""
     from splitguard import privacy
 
+    if 0 < epsilon < LEAST_EPSILON:
+        raise BadSetting(
+            f"--epsilon must be at least {LEAST_EPSILON:g}, for Opacus' PRV accountant cannot count finer; got "
+            f"{epsilon:g}. The exact sigma alone: splitguard.privacy.sigma, in Python"
+        )
     rows = [
         {
             "adjacency": adjacency,
             "releases": times,
             "sigma": privacy.sigma(epsilon=epsilon, clip=clip, releases=times, delta=delta, adjacency=adjacency),
-            "sigma_prv": privacy.sigma_prv(
-                epsilon=epsilon, clip=clip, releases=times, delta=delta, adjacency=adjacency
-            ),
+            "sigma_prv": _prv(epsilon, delta, times, clip, adjacency),
         }
-        for adjacency in ("replace-one", "zero-out")
+        for adjacency in get_args(Adjacency)
         for times in releases
     ]
     if as_json:
@@ -71,4 +94,4 @@ def calibrate(epsilon: float, delta: float, releases: list[int], clip: float, *,
         table.add_column(heading, justify="left" if heading == "adjacency" else "right")
     for row in rows:
         table.add_row(str(row["adjacency"]), str(row["releases"]), f"{row['sigma']:.4f}", f"{row['sigma_prv']:.4f}")
-    Console().print(table)
+    plain_console().print(table)

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
-from rich.console import Console
-
 from splitguard.errors import BadSetting
+from splitguard.terminal.console import plain_console
 
 __all__ = ["init", "report", "run"]
 
@@ -19,8 +19,11 @@ def init(file: Path) -> None:
 
     if file.exists():
         raise BadSetting(f"{file} exists already; give another name")
-    file.write_text(MATRIX.replace("@FILE@", str(file)))
-    print(f"wrote {file}\nnext: splitguard run {file} --out runs/{file.stem} --dry-run")
+    if not file.parent.is_dir():
+        raise BadSetting(f"the folder {file.parent} does not exist; make it, or give another path")
+    quoted = shlex.quote(str(file))
+    file.write_text(MATRIX.replace("@FILE@", quoted))
+    print(f"wrote {file}\nnext: splitguard run {quoted} --out {shlex.quote(f'runs/{file.stem}')} --dry-run")
 
 
 def run(file: Path, out: Path, *, jobs: int, limit: int | None, dry_run: bool, as_json: bool) -> int:
@@ -28,6 +31,11 @@ def run(file: Path, out: Path, *, jobs: int, limit: int | None, dry_run: bool, a
     from splitguard.matrix import Matrix
 
     matrix = Matrix.from_file(file)
+    if not len(matrix):
+        raise BadSetting(
+            f"{file} makes 0 cells: nothing would be run. `attack: breakers` stands for the attacks that the defenses "
+            "of its block name, and these name none; give a defense that has breakers, or name attacks"
+        )
     if dry_run:
         plan = matrix.plan(out, jobs=jobs, limit=limit)
         print(json.dumps(plan.as_dict()) if as_json else plan)
@@ -39,14 +47,16 @@ def run(file: Path, out: Path, *, jobs: int, limit: int | None, dry_run: bool, a
         print(json.dumps({"folder": str(out), "cells": counts}))
     else:
         said = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
-        Console().print(f"{said}. Open {out / 'report.html'}", highlight=False, soft_wrap=True)
+        plain_console().print(f"{said}. Open {out / 'report.html'}", soft_wrap=True)
     return int(counts.get("failed", 0) > 0)
 
 
 def report(folder: Path) -> None:
     """Writes the page and the tables of a run folder."""
     if not folder.is_dir():
-        raise BadSetting(f"{folder} is not a run folder; make one with: splitguard run FILE --out {folder}")
+        raise BadSetting(
+            f"{folder} is not a run folder; make one with: splitguard run FILE --out {shlex.quote(str(folder))}"
+        )
     for path in _write(folder):
         print(path)
 

@@ -38,6 +38,7 @@ class @CLASS@(Attack):
 
     def run(self, view: View, generator: torch.Generator) -> Guess:
         """Guesses the inputs of ``view.ids``."""
+        view.need(self.threat.needs)
         mean = view.aux.inputs.mean(0)
         return Guess(
             view.ids, images=mean.expand(len(view.ids), *view.input_shape).clone(), budget=Budget(aux=len(view.aux))
@@ -49,8 +50,9 @@ DEFENSE = '''# SPDX-License-Identifier: Apache-2.0
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -71,6 +73,7 @@ class @CLASS@(Defense):
 
     acts: ClassVar[str] = "smashed data"
     per_sample: ClassVar[bool] = True
+    null: ClassVar[Mapping[str, Any] | None] = {"scale": 1.0}
     paper: ClassVar[str] = ""
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from splitguard.matrix.reading import MatrixError, Source, read_yaml
 
 PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda inner: (
         st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1, max_size=3), inner, max_size=3)
     ),
@@ -75,6 +75,13 @@ def test_merge_keys_and_repeated_anchors_are_read(tmp_path: Path) -> None:
         ("a: !!python/object/apply:os.system [ls]\n", "line 1: not valid YAML: tag:yaml.org,2002:python"),
         ("a: !!python/name:os.system\n", "line 1: not valid YAML: could not determine a constructor"),
         ("a: \x00", "m.yaml: not valid YAML"),
+        ("a: 1\nb: 2020-13-45\n", "m.yaml, line 2: '2020-13-45' cannot be read as YAML's timestamp: month must be in"),
+        ("a: !!int foo\n", "m.yaml, line 1: 'foo' cannot be read as YAML's int"),
+        ("a: !!timestamp x\n", "m.yaml, line 1: 'x' cannot be read as YAML's timestamp"),
+        ("a: !!bool x\n", "m.yaml, line 1: 'x' cannot be read as YAML's bool"),
+        ("a:\n  b: [1, .nan]\n", "m.yaml, line 2: 'b': wanted a finite number; got .nan"),
+        ("[1e999]", "m.yaml, line 1: wanted a finite number; got 1e999"),
+        ("[" * 3000, "m.yaml: lists and mappings lie too deep"),
     ],
 )
 def test_what_cannot_be_read_is_said_with_its_line(tmp_path: Path, text: str, message: str) -> None:

@@ -13,6 +13,11 @@ from splitguard.errors import BadSetting
 from splitguard.models import make_model, model_spec
 
 
+def test_weights_are_a_path() -> None:
+    with pytest.raises(BadSetting, match="a path to a .safetensors file; got 3"):
+        model_spec({"lenet": {"weights": 3}})
+
+
 def test_the_code_of_a_factory_is_part_of_its_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     file = tmp_path / "factory_in_a_file.py"
