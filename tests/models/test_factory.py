@@ -14,7 +14,7 @@ from splitguard.models import make_model, model_spec
 
 
 def test_weights_are_a_path() -> None:
-    with pytest.raises(BadSetting, match="a path to a .safetensors file; got 3"):
+    with pytest.raises(BadSetting, match=r"a path to a \.safetensors file; got 3"):
         model_spec({"lenet": {"weights": 3}})
 
 
