@@ -17,6 +17,8 @@ from splitguard.engine.training import Training
 from splitguard.seeding import generator
 from tests.engine import toys
 
+pytestmark = pytest.mark.slow
+
 WAYS: dict[str, dict[str, Any]] = {
     "vanilla": {"mode": Mode.VANILLA, "cut": "conv2"},
     "u-shaped": {"mode": Mode.U_SHAPED, "cut": ("conv2", "relu3")},

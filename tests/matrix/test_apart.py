@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from splitguard.matrix import Matrix, Results
 from tests.matrix.toys import QUICK
@@ -16,6 +17,7 @@ def run(out: Path, **more: Any) -> Results:
     return Matrix({**QUICK, **more}).run(out, progress=False)
 
 
+@pytest.mark.slow
 def test_a_watching_attack_that_breaks_does_not_cost_those_beside_it(tmp_path: Path) -> None:
     both = ["toy-watches", {"toy-watches": {"breaks_at": 2}}]
     for attack in (both, both[::-1]):
@@ -39,6 +41,7 @@ def test_data_that_changed_on_disk_are_read_again_in_the_same_process(tmp_path: 
     assert len({digest for digest, _ in found}) == len({digest for _, digest in found}) == 2
 
 
+@pytest.mark.slow
 def test_the_profile_of_a_record_is_that_of_what_was_read(tmp_path: Path) -> None:
     def profiles(profile: str, **more: Any) -> set[str]:
         how = {"mode": "u-shaped", "cut": "conv1", "attack": "membership", "profile": profile, **more}
