@@ -82,9 +82,9 @@ class InverseNetwork(Attack):
         """(N, *in) in [0, 1]."""
         began = time.perf_counter()
         view.need(self.threat.needs)
-        known = view.aux.inputs[torch.randperm(len(view.aux), generator=generator)[: self.aux]].to(
-            view.releases.smashed
-        )
+        known = view.aux.inputs[torch.randperm(len(view.aux), generator=generator)[: self.aux]]
+        # As wide as what was sent, but never narrower than images are.
+        known = known.to(torch.promote_types(known.dtype, view.releases.smashed.dtype))
         if len(known) < 10:
             raise BadSetting(f"inverse-network needs at least 10 auxiliary images; got {len(known)}")
         aside = max(len(known) // 10, 4)
