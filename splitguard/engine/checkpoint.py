@@ -75,7 +75,7 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
     counters = state["counters"]
     loop.step, loop.epoch, loop.done_in_epoch = counters["step"], counters["epoch"], counters["done"]
     loop.seconds, loop.holder, loop.stopped = counters["seconds"], counters["holder"], counters["stopped"]
-    loop.losses, loop.history = state["losses"], state["history"]
+    loop.losses, loop.history = [loss.to(loop.around.device) for loss in state["losses"]], state["history"]
     loop.alarms = [(step, Alarm(score, stop)) for step, score, stop in state["alarms"]]
     for stage, saved in zip(_stages(loop), state["stages"], strict=True):
         stage.load_state_dict(saved)

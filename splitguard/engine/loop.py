@@ -215,7 +215,7 @@ class Loop:
         accuracy = None
         if last or self.training.evaluate == "epoch":
             accuracy = self.deployed.accuracy(self.data.test, ctx=self._context(Phase.EVALUATION))
-        loss = torch.stack([loss.cpu() for loss in self.losses]).mean().item() if self.losses else math.nan
+        loss = torch.stack(self.losses).mean().item() if self.losses else math.nan
         self.history.append({"epoch": self.epoch, "loss": loss, "accuracy": accuracy})
         self.losses.clear()
         self.epoch += 1
@@ -234,7 +234,7 @@ class Loop:
             self.transcript.append(exchange, made_by=(-1, -1), head=self.clients[0].layers)
 
     def _check_finite(self) -> None:
-        if not all(bool(torch.isfinite(loss)) for loss in self.losses):
+        if self.losses and not bool(torch.isfinite(torch.stack(self.losses)).all()):
             raise Diverged(
                 f"the loss was not a finite number in epoch {self.epoch}, by step {self.step}. "
                 "Try a smaller learning rate; a defense with a large penalty weight can also cause it."
