@@ -70,11 +70,11 @@ class Completion:
         began = time.perf_counter()
         rows, labels, aux, queries = self._labelled(view, generator)
         victims = material(view, view.ids)
-        size = math.prod(embeddings(view, view.ids[:1]).shape[1:])
+        one = embeddings(view, view.ids[:1])
         trunk = below_labels(view).requires_grad_(self.finetune)
         # The attacker's own layers stay in eval mode: a batch of a few labelled rows would spoil their statistics.
-        top = classifier(size, view.classes, layers=self.layers, generator=generator)
-        network = nn.Sequential(trunk, top.to(embeddings(view, view.ids[:1])))
+        top = classifier(one[0].numel(), view.classes, layers=self.layers, generator=generator)
+        network = nn.Sequential(trunk, top.to(one))
         trainer = MixMatch(
             steps=self.steps,
             lr=self.lr,

@@ -102,7 +102,7 @@ class View:
     _inputs: Rows | None = field(default=None, repr=False)
     _candidates: Tensor | None = field(default=None, repr=False)
     _updates: Updates | None = field(default=None, repr=False)
-    _asked: list[Sees] = field(default_factory=list, repr=False, compare=False)
+    _asked: set[Sees] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def asked(self) -> Sees:
@@ -121,7 +121,7 @@ class View:
                 f"the {self.party} with profile {self.profile} in {self.mode} (labels: {self.labels}) is not granted: "
                 f"{missing}. It sees: {self.granted}."
             )
-        self._asked.append(what)
+        self._asked.add(what)
 
     def _read(self, what: Sees, value: T | None, noun: str) -> T:
         self.need(what)
