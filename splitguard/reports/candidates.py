@@ -43,7 +43,7 @@ class Match:
 
     @property
     def exceeds(self) -> bool:
-        """The whole interval lies above the bound: the guarantee, or the code behind it, is wrong."""
+        """The whole interval lies above the bound, which no attacker reaches who judges each row by itself."""
         return self.bound is not None and self.interval.low > self.bound
 
 
