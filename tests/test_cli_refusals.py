@@ -77,6 +77,24 @@ def test_a_run_folder_that_is_a_file_is_said(splitguard: Run) -> None:
     assert "taken/inside" in refused(splitguard, "run", "m.yaml", "--out", "taken/inside")
 
 
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("{name: faces, clients: 1000}", "clients must lie in 1..88, the number of training rows; got 1000"),
+        ("{name: faces, aux_classes: [7]}", "aux_classes must lie in 0..1; got 7"),
+        (
+            "{name: faces, clients: 3, partition: {dirichlet: {alpha: 1, minimum: 60}}}",
+            "3 clients with at least 60 rows each",
+        ),
+    ],
+)
+def test_rows_that_cannot_be_drawn_or_dealt_are_said_before_anything_runs(
+    splitguard: Run, data: str, said: str
+) -> None:
+    lines = [line for line in MATRIX.splitlines() if not line.startswith("data:")]
+    assert said in planned(splitguard, "\n".join([f"data: {data}", *lines]))
+
+
 NO_ATTACK = MATRIX.replace("candidate-match", "breakers").replace("defense: {gaussian: {epsilon: 200}}\n", "")
 
 

@@ -76,7 +76,7 @@ def watched(records: Iterable[Record]) -> list[Watch]:
         records: those of one session repeat its columns, and those without a detector are passed over.
     """
     found: dict[str | None, dict[int, Mapping[str, Any]]] = {}
-    for record in records:
+    for record in (one for r in records for one in (r, r.honest()) if one is not None):
         attack = str(record.cell.attack) if record.cell.active else None
         if record.values.get("alarm_raised") is not None:
             found.setdefault(attack, {})[record.cell.seed] = record.values

@@ -59,6 +59,7 @@ class Networks:
 
     def __init__(self) -> None:
         self._pools: dict[str, tuple[Pool, str]] = {}
+        self._tasks: dict[str, Task] = {}
         self._modules: dict[str, tuple[nn.Module, tuple[Cut, ...]]] = {}
 
     def data_points(self, entry: str | Mapping[str, Any]) -> list[str | dict[str, Any]]:
@@ -72,14 +73,18 @@ class Networks:
     def task(self, point: str | Mapping[str, Any]) -> Task:
         """One combination, checked against the data set on this machine."""
         spec = DataSpec.parse(point)
-        pool, content = self._opened({"name": spec.name, **spec.source})
-        other, digest = None, content
-        if isinstance(spec.aux_source, Mapping):
-            other, beside = self._opened(spec.aux_source)
-            digest = digest_of([content, beside])
-        data = {**spec.resolve(pool, other).as_dict(), "digest": digest}
-        classes = pool.classes if spec.coarse is None else len(set(spec.coarse))
-        return Task(data, tuple(pool.inputs.shape[1:]), classes)
+        if repr(spec) not in self._tasks:
+            pool, content = self._opened({"name": spec.name, **spec.source})
+            other, digest = None, content
+            if isinstance(spec.aux_source, Mapping):
+                other, beside = self._opened(spec.aux_source)
+                digest = digest_of([content, beside])
+            resolved = spec.resolve(pool, other)
+            resolved.draw(0, pool)  # what cannot be drawn, or dealt to so many clients, is told before anything runs
+            classes = pool.classes if spec.coarse is None else len(set(spec.coarse))
+            found = Task({**resolved.as_dict(), "digest": digest}, tuple(pool.inputs.shape[1:]), classes)
+            self._tasks |= {repr(spec): found, repr(resolved): found}
+        return self._tasks[repr(spec)]
 
     def _opened(self, source: Mapping[str, Any]) -> tuple[Pool, str]:
         """A data set with its settings beside its name, and the digest of what it holds."""

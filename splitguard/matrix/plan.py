@@ -26,7 +26,8 @@ class Planned:
         cell: says what is trained.
         riders: attack cells that take part in it or watch it.
         replay: it was trained before and is only played again for its riders.
-        twin_only: no cell attacks it; it is the undefended twin of one that does.
+        twin_only: no cell attacks it; it is the undefended twin of one that does, or the same without an active attack
+            in it: the accuracy of a deployment is that of honest training.
     """
 
     cell: Cell
@@ -97,7 +98,9 @@ class Plan:
         left = f", {self.left} left by --limit" if self.left else ""
         sums = f"{kinds['honest']} honest + {kinds['active']} active + {kinds['replays']} replays"
         twins = (
-            f"; {kinds['twins_added']} only as the undefended twin behind accuracy_drop" if kinds["twins_added"] else ""
+            f"; {kinds['twins_added']} that no cell attacks, behind accuracy and accuracy_drop"
+            if kinds["twins_added"]
+            else ""
         )
         lines = [
             f"cells      {counts['cells']}: {size}; {refused} refused, {self.done} done already{left}",
@@ -144,12 +147,11 @@ def make_plan(cells: Sequence[Resolved], store: Store | None = None, *, limit: i
 def _trainings(
     todo: Sequence[Cell], baselines: Iterable[Cell], watching: Sequence[Cell], store: Store | None
 ) -> list[Planned]:
-    """Each session once: those the cells need, then the undefended twins that none of them is."""
+    """Each session once: those the cells need, then the honest and undefended twins that none of them is."""
     found: dict[str, Planned] = {}
     for cell in (*todo, *baselines):
         found.setdefault(cell.session_key(), Planned(cell, riders=(cell,) if cell.active else ()))
-    for cell in todo:
-        twin = cell.twin()
+    for twin in (twin for cell in todo for twin in (cell.honest(), cell.twin())):
         found.setdefault(twin.session_key(), Planned(twin, twin_only=True))
     fresh = {
         key: training

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -48,7 +48,8 @@ class Record:
         status: ``refused`` means that it cannot be done or makes no sense there, ``failed`` that it broke.
         reason: for what is not ok, in a line.
         values: by column; missing is None, never zero.
-        extra: what no column holds: a traceback, guarantees in words, the attack's tuned settings, its budget.
+        extra: what no column holds: a traceback, guarantees in words, the attack's tuned settings, its budget; where
+            the attack took part in the training, ``honest``: values and extra of the same session without it.
         environment: versions, commit, device, threads.
     """
 
@@ -69,6 +70,13 @@ class Record:
     def name(self) -> str:
         """Of its files."""
         return f"{self.key}-{self.phase}"
+
+    def honest(self) -> Record | None:
+        """The same with the columns of the session that has no active attack in it; None while that is not known."""
+        if not self.cell.active:
+            return self
+        told = self.extra.get("honest")
+        return None if told is None else replace(self, cell=self.cell.honest(), **told)
 
     @property
     def finished(self) -> bool:

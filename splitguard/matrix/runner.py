@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import replace
@@ -98,24 +98,37 @@ def _complete(cells: Sequence[Resolved], store: Store, environment: Mapping[str,
     """Writes the records of refused cells, and what a record could not know before another training was done."""
     outcomes = functools.cache(store.outcome)
     for resolved in cells:
-        cell = resolved.cell
-        for phase in phases(cell.goal):
-            found = store.record(cell, phase)
+        for phase in phases(resolved.cell.goal):
+            found = store.record(resolved.cell, phase)
             record = found
-            if resolved.reason is not None:
-                record = Record(cell, phase, "refused", resolved.reason, environment=environment)
+            if resolved.reason is not None and (found is None or found.reason != resolved.reason):
+                record = Record(resolved.cell, phase, "refused", resolved.reason, environment=environment)
             if record is None:
                 continue
-            values, extra = dict(record.values), dict(record.extra)
-            outcome = outcomes(cell.session_key()) if resolved.deployable and record.status == "refused" else None
-            if outcome is not None:
-                values |= outcome.columns(phase)
-                extra |= outcome.extra
-            if resolved.deployable:
-                values["accuracy_drop"] = _drop(values.get("accuracy"), outcomes(cell.twin().session_key()))
-            whole = replace(record, values=values, extra=extra)
+            whole = _completed(record, outcomes) if resolved.deployable else record
             if found is None or _said(whole) != _said(found):
                 store.write(whole)
+
+
+def _completed(record: Record, outcomes: Callable[[str], Outcome | None]) -> Record:
+    """With what the sessions that it speaks of say; what they said before stays where they are gone."""
+    cell, values, extra = record.cell, dict(record.values), dict(record.extra)
+    undefended = outcomes(cell.twin().session_key())
+
+    def columns(outcome: Outcome) -> dict[str, Value]:
+        found = outcome.columns(record.phase)
+        return {**found, "accuracy_drop": _drop(found["accuracy"], undefended)}
+
+    own = outcomes(cell.session_key())
+    if own is not None and record.status == "refused":
+        values |= columns(own)
+        extra |= own.extra
+    elif undefended is not None or "accuracy_drop" not in values:
+        values["accuracy_drop"] = _drop(values.get("accuracy"), undefended)
+    honest = outcomes(cell.honest().session_key()) if cell.active else None
+    if honest is not None:
+        extra["honest"] = {"values": columns(honest), "extra": honest.extra}
+    return replace(record, values=values, extra=extra)
 
 
 def _said(record: Record) -> tuple[Any, ...]:

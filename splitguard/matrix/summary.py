@@ -66,7 +66,7 @@ def summarise(records: Sequence[Record]) -> list[dict[str, Value]]:
 
 def _row(key: str, records: list[Record]) -> dict[str, Value]:
     cell = records[0].cell
-    honest = [r for r in records if not r.cell.active]
+    honest = [h for r in records if (h := r.honest()) is not None]
     row: dict[str, Value] = dict.fromkeys(SUMMARY_COLUMNS)
     shown = records[0].row()
     row |= {name: shown[name] for name in WHO}

@@ -106,7 +106,7 @@ class Deployment:
     @property
     def honest(self) -> Record | None:
         """A record of the deployment as it was trained without an active attack; None if it was never trained."""
-        return next((r for r in self.records if not r.cell.active and r.values.get("accuracy") is not None), None)
+        return next((found for found in self._honest() if found.values.get("accuracy") is not None), None)
 
     def number_of(self, column: str) -> float | None:
         """A column of its row."""
@@ -163,8 +163,11 @@ class Deployment:
 
     def sentences(self) -> list[str]:
         """Its guarantees in words, each once, over all seeds."""
-        said = [str(s) for r in self.records if not r.cell.active for s in r.extra.get("guarantees", ())]
+        said = [str(s) for r in self._honest() for s in r.extra.get("guarantees", ())]
         return list(dict.fromkeys(said))
+
+    def _honest(self) -> list[Record]:
+        return [found for record in self.records if (found := record.honest()) is not None]
 
 
 def _within(end: float | None, least: float = -math.inf) -> float | None:

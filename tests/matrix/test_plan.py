@@ -153,7 +153,7 @@ def test_the_undefended_twin_is_trained_although_nobody_asked() -> None:
     plan = Matrix({**NOISE, "defense": GAUSSIAN}).plan()
     assert plan.as_dict()["trainings"] == {"total": 2, "honest": 2, "active": 0, "replays": 0, "twins_added": 1}
     assert [t.cell.defense for t in plan.trainings if t.twin_only] == [()]
-    assert "1 only as the undefended twin" in str(plan)
+    assert "1 that no cell attacks" in str(plan)
     frozen = Matrix({**NOISE, "train": {"head": "frozen"}}).plan()
     assert [t.cell.training["head"] for t in frozen.trainings] == ["frozen", "trained"]
 

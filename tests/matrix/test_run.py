@@ -199,6 +199,24 @@ def test_attacks_in_the_servers_seat_have_a_training_of_their_own(tmp_path: Path
     assert len(trained) == 2
 
 
+def test_a_deployment_that_only_active_attacks_met_is_trained_honestly_too(tmp_path: Path, trained: list[str]) -> None:
+    results = run(tmp_path / "active", attack="toy-shrinks", profile="active", defense={"gaussian": {"epsilon": 200}})
+    assert len(set(trained)) == len(trained) == 3  # attacked; honest; honest without a defense
+    both = run(
+        tmp_path / "both", attack=["toy-noise", "toy-shrinks"], profile="active", defense={"gaussian": {"epsilon": 200}}
+    )
+    (alone,), (beside,) = results.summary.to_dict("records"), both.summary.to_dict("records")
+    for column in ("accuracy", "accuracy_drop", "usable", "epsilon_rows", "client_params"):
+        assert alone[column] == beside[column] is not None
+    active = next(r for r in results.records if r.cell.active)
+    assert active.extra["digest"] != active.extra["honest"]["extra"]["digest"]
+    shutil.rmtree(tmp_path / "active" / "sessions")  # what the records say stays where the sessions are gone
+    again = run(tmp_path / "active", attack="toy-shrinks", profile="active", defense={"gaussian": {"epsilon": 200}})
+    pd.testing.assert_frame_equal(again.summary, results.summary)
+    pd.testing.assert_frame_equal(again.frame, results.frame)
+    assert len(trained) == 6
+
+
 def test_a_watching_attack_joins_a_fresh_training_or_plays_it_again_to_the_same_bits(
     tmp_path: Path, trained: list[str]
 ) -> None:

@@ -123,6 +123,9 @@ def test_an_active_attack_does_not_speak_for_the_deployments_accuracy() -> None:
     active = replace(active, cell=replace(active.cell, active=True))
     assert row(active, record(accuracy=0.8))["accuracy"] == 0.8
     assert row(active)["accuracy"] is None
+    honest = record(accuracy=0.7)
+    told = replace(active, extra={**active.extra, "honest": {"values": honest.values, "extra": honest.extra}})
+    assert (row(told)["accuracy"], row(told)["usable"]) == (0.7, True)
 
 
 def test_deployments_have_rows_of_their_own() -> None:
