@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch.nn import functional as F
@@ -14,6 +14,9 @@ from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, Par
 from splitguard.building.anchors import Anchored
 from splitguard.building.clusters import cluster_scores, k_means, top_directions
 from splitguard.building.embeddings import OWN_SIDE
+from splitguard.errors import one_of
+
+Reads = Literal["gradients", "activations"]
 
 
 @ATTACKS.add("gradient-spectral")
@@ -40,7 +43,7 @@ class GradientSpectral(Attack):
     rarer class. Libraries that cluster gradients name the clusters by the true labels, which no attacker has.
     """
 
-    of: Literal["gradients", "activations"] = "gradients"
+    of: Reads = "gradients"
     unit: bool = True
     starts: int = 10
 
@@ -52,6 +55,7 @@ class GradientSpectral(Attack):
     paper: ClassVar[str] = "Sun et al., Label leakage and protection from forward embedding in VFL, 2022"
 
     def __post_init__(self) -> None:
+        one_of("gradient-spectral", "of", self.of, get_args(Reads))
         if self.starts < 1:
             raise BadSetting(f"gradient-spectral: starts must be at least 1; got {self.starts!r}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, Par
 from splitguard.building.anchors import Anchored
 from splitguard.building.clusters import cluster_scores, k_means
 from splitguard.building.embeddings import OWN_SIDE
+from splitguard.errors import one_of
+
+Method = Literal["anchors", "k-means", "spreading"]
 
 
 @ATTACKS.add("similarity")
@@ -39,7 +42,7 @@ class Similarity(Attack):
     clusters are matched by distances, where there a count of known samples leaves ties.
     """
 
-    method: Literal["anchors", "k-means", "spreading"] = "k-means"
+    method: Method = "k-means"
     starts: int = 10
     neighbours: int = 20
     clamp: float = 0.2
@@ -53,6 +56,7 @@ class Similarity(Attack):
     reads: ClassVar[Literal["gradients", "activations"]] = "gradients"
 
     def __post_init__(self) -> None:
+        one_of(self.name, "method", self.method, get_args(Method))
         for name in ("starts", "neighbours"):
             if getattr(self, name) < 1:
                 raise BadSetting(f"{self.name}: {name} must be at least 1; got {getattr(self, name)!r}")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, MissingKnowledge, Party, Sees, Threat, View
-from splitguard.errors import near_miss
+from splitguard.api import ATTACKS, Attack, Budget, Goal, Guess, MissingKnowledge, Party, Sees, Threat, View
+from splitguard.errors import one_of
 
 __all__ = ["StatedLabels"]
 
@@ -59,8 +59,7 @@ class StatedLabels(Attack):
     paper: ClassVar[str] = "Kairouz, Oh, Viswanath, Extremal mechanisms for local differential privacy, JMLR 2016"
 
     def __post_init__(self) -> None:
-        if self.prior not in get_args(Prior):
-            raise BadSetting("stated-labels: " + near_miss(str(self.prior), get_args(Prior), what="prior"))
+        one_of("stated-labels", "prior", self.prior, get_args(Prior))
 
     def run(self, view: View, generator: torch.Generator) -> Guess:
         """``labels`` (N,) and ``scores`` (N, K), log posterior up to a constant a row."""

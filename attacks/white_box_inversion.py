@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from splitguard.building.linear import LinearInverse
 from splitguard.building.optimise import optimise_inputs
 from splitguard.building.priors import Spectrum, total_variation
 from splitguard.building.simulate import unaware
+from splitguard.errors import one_of
 from splitguard.metrics import ssim
 
 Loss = Callable[[Tensor], Tensor]
@@ -25,6 +26,8 @@ Loss = Callable[[Tensor], Tensor]
 GRID = (0.1, 0.01, 0.001)
 #: Pseudo-victims, and the share of the steps that tuning may take.
 PRETENDED, SHARE = 4, 0.3
+
+Prior = Literal["spectrum", "tv"]
 
 
 @ATTACKS.add("white-box-inversion")
@@ -64,7 +67,7 @@ class WhiteBoxInversion(Attack):
     steps: int = 200
     releases: int = 8
     slack: float = 0.01
-    prior: Literal["spectrum", "tv"] = "spectrum"
+    prior: Prior = "spectrum"
     tune: bool = True
     aux: int = 256
     memory: int = 30
@@ -82,6 +85,7 @@ class WhiteBoxInversion(Attack):
         for name, least in (("steps", 1), ("releases", 1), ("aux", 8), ("memory", 1), ("batch", 1)):
             if getattr(self, name) < least:
                 raise BadSetting(f"white-box-inversion: {name} must be at least {least}; got {getattr(self, name)!r}")
+        one_of("white-box-inversion", "prior", self.prior, get_args(Prior))
         if not self.slack > 0:
             raise BadSetting(f"white-box-inversion: slack must be positive; got {self.slack!r}")
 

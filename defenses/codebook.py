@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -24,10 +24,12 @@ from splitguard.api import (
 )
 from splitguard.building.rows_alone import adversary, aux_smashed, label_clause, view_holes
 from splitguard.building.words import Book, axes_of
-from splitguard.errors import near_miss
+from splitguard.errors import one_of
 from splitguard.privacy.subsets import SubsetResponse
 
 __all__ = ["Codebook"]
+
+Space = Literal["discriminant", "plain"]
 
 #: Numbers of words that ``auto`` chooses among, as far as there are auxiliary rows: four a word at least.
 WORDS, ROWS_A_WORD = (2, 4, 8, 16, 32, 64, 128, 256), 4
@@ -72,7 +74,7 @@ class Codebook(Defense):
     epsilon: float = 8.0
     words: int | Literal["auto"] = "auto"
     parts: int = 1
-    space: Literal["discriminant", "plain"] = "discriminant"
+    space: Space = "discriminant"
     _books: list[Book] = field(default_factory=list, init=False, repr=False, compare=False)
     _answers: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     _guarantee: Guarantee | None = field(default=None, init=False, repr=False, compare=False)
@@ -88,8 +90,7 @@ class Codebook(Defense):
         least = 2 if self.words == "auto" else self.words
         if isinstance(least, str):
             raise BadSetting(f"codebook: words is a whole number or auto; got {self.words!r}")
-        if self.space not in ("discriminant", "plain"):
-            raise BadSetting("codebook: " + near_miss(str(self.space), ("discriminant", "plain"), what="space"))
+        one_of("codebook", "space", self.space, get_args(Space))
         SubsetResponse(least, self.epsilon / self.parts)
 
     def bind(self, deployment: Deployment) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from splitguard import privacy
 from splitguard.api import DEFENSES, BadSetting, Context, Defense, Deployment, Guarantee, NotSupported, Phase, Spec
 from splitguard.building.label_side import against
-from splitguard.errors import near_miss
+from splitguard.errors import one_of
 
 __all__ = ["LabelDp"]
 
@@ -77,8 +77,7 @@ class LabelDp(Defense):
 
     def __post_init__(self) -> None:
         privacy.keep_probability(epsilon=self.epsilon, classes=2)
-        if self.prior not in get_args(Prior):
-            raise BadSetting("label-dp: " + near_miss(str(self.prior), get_args(Prior), what="prior"))
+        one_of("label-dp", "prior", self.prior, get_args(Prior))
 
     def bind(self, deployment: Deployment) -> None:
         """Fixes the distribution of the answers, and what it guarantees here."""

@@ -6,15 +6,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from splitguard.api import DEFENSES, BadSetting, Context, Defense, Phase
 from splitguard.building.noisy_release import PHASES, Protected, checked_phases, is_protected
+from splitguard.errors import one_of
 
 __all__ = ["Noise"]
+
+Law = Literal["gaussian", "laplace"]
 
 
 @DEFENSES.add("noise")
@@ -44,7 +47,7 @@ class Noise(Defense):
     """
 
     sigma: float = 0.5
-    law: Literal["gaussian", "laplace"] = "gaussian"
+    law: Law = "gaussian"
     phases: tuple[Protected, ...] = PHASES
 
     paper: ClassVar[str] = "He et al., Attacking and protecting data privacy in edge-cloud inference, IoT Journal 2020"
@@ -56,8 +59,7 @@ class Noise(Defense):
     def __post_init__(self) -> None:
         if not 0 <= self.sigma < math.inf:
             raise BadSetting(f"noise: sigma must be a finite number, 0 or more; got {self.sigma!r}")
-        if self.law not in ("gaussian", "laplace"):
-            raise BadSetting(f"noise: law must be gaussian or laplace; got {self.law!r}")
+        one_of("noise", "law", self.law, get_args(Law))
         self.phases = checked_phases(self.name, self.phases)
 
     def on_send(self, smashed: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:

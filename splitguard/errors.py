@@ -17,6 +17,7 @@ __all__ = [
     "SplitguardError",
     "UnknownName",
     "near_miss",
+    "one_of",
 ]
 
 
@@ -69,3 +70,20 @@ def near_miss(name: str, known: Iterable[str], *, what: str) -> str:
     hint = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
     listed = ", ".join(names) if names else "none"
     return f"unknown {what} {name!r}.{hint} Known: {listed}."
+
+
+def one_of(owner: str, what: str, value: object, known: Iterable[str]) -> None:
+    """Refuses a setting that is none of its words.
+
+    Args:
+        owner: the attack or defense whose setting it is.
+        what: the setting.
+        value: what the caller wrote.
+        known: the words that it knows.
+
+    Raises:
+        BadSetting: with near misses.
+    """
+    words = tuple(known)
+    if value not in words:
+        raise BadSetting(f"{owner}: " + near_miss(str(value), words, what=what))

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin, get_type_hints
 
 import pytest
 
+from splitguard.api import ATTACKS, DEFENSES
 from splitguard.errors import BadSetting, UnknownName
 from splitguard.registry import Registry, parse_spec, settings_of
 
@@ -104,3 +106,20 @@ def test_a_broken_entry_point_is_told_and_the_others_are_loaded(
         installed.build("bad-thing")
     with pytest.raises(UnknownName, match=r"Known: good\. Installed, but broken: bad-thing, exits\."):
         installed.get("other")
+
+
+WORDED = [
+    (cls, name)
+    for registry in (ATTACKS, DEFENSES)
+    for cls in (registry.get(known) for known in registry)
+    if isinstance(cls, type) and dataclasses.is_dataclass(cls)
+    for name, hint in get_type_hints(cls).items()
+    if get_origin(hint) is Literal and name in {f.name for f in dataclasses.fields(cls)}
+]
+
+
+@pytest.mark.parametrize(("cls", "name"), WORDED, ids=lambda value: getattr(value, "__name__", value))
+def test_a_setting_that_is_a_word_is_checked_by_the_class_itself(cls: type[Any], name: str) -> None:
+    assert len(WORDED) >= 8
+    with pytest.raises((BadSetting, UnknownName), match=rf"unknown {name} 'no-such-word'.* Known: "):
+        cls(**{name: "no-such-word"})

@@ -16,7 +16,7 @@ from splitguard import privacy
 from splitguard.building.rows_alone import adversary, clip_rows, label_clause, median_norm, row_norms, view_holes
 from splitguard.engine.defense import Context, Defense, Deployment
 from splitguard.engine.wire import Phase
-from splitguard.errors import BadSetting, Diverged, NotSupported, near_miss
+from splitguard.errors import BadSetting, Diverged, NotSupported, one_of
 from splitguard.privacy.guarantee import Guarantee
 
 __all__ = ["PHASES", "NoisyRelease", "Protected", "checked_phases", "in_range", "is_protected"]
@@ -98,10 +98,10 @@ class NoisyRelease(Defense, ABC):
         elif given != 0:
             in_range(self.name, name, given)
         if isinstance(self.clip, str):
-            _one_of(self.name, "clip", self.clip, ("auto", "none"))
+            one_of(self.name, "clip", self.clip, ("auto", "none"))
         else:
             in_range(self.name, "clip", self.clip)
-        _one_of(self.name, "adjacency", self.adjacency, get_args(privacy.Adjacency))
+        one_of(self.name, "adjacency", self.adjacency, get_args(privacy.Adjacency))
         self.phases = checked_phases(self.name, self.phases)
 
     @property
@@ -238,7 +238,7 @@ def checked_phases(owner: str, phases: Sequence[Protected] | str) -> tuple[Prote
     """
     given = [phases] if isinstance(phases, str) else list(phases)
     for phase in given:
-        _one_of(owner, "phase", phase, PHASES)
+        one_of(owner, "phase", phase, PHASES)
     if not given:
         raise BadSetting(f"{owner}: phases is empty, so nothing is protected; give training, query or both")
     return tuple(p for p in PHASES if p in given)
@@ -248,8 +248,3 @@ def in_range(owner: str, name: str, value: float, *, below: float = math.inf) ->
     """Raises `BadSetting` unless ``value`` lies above 0 and below ``below``."""
     if not 0 < value < below:
         raise BadSetting(f"{owner}: {name} must lie above 0 and below {below}; got {value!r}")
-
-
-def _one_of(owner: str, name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise BadSetting(f"{owner}: " + near_miss(str(value), known, what=name))

@@ -65,7 +65,7 @@ def test_no_sigma_is_an_epsilon(law: Any, sigma: float) -> None:
     [
         ({"sigma": -0.1}, "sigma must be a finite number, 0 or more"),
         ({"sigma": math.inf}, "sigma must be a finite number"),
-        ({"law": "uniform"}, "law must be gaussian or laplace"),
+        ({"law": "uniform"}, "unknown law 'uniform'"),
         ({"phases": ()}, "noise: phases is empty"),
     ],
 )

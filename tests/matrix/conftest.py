@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from splitguard.api import ATTACKS
+from splitguard.matrix import Store
+from splitguard.matrix import work as work_module
 from tests.matrix.toys import TOYS
 
 
@@ -19,3 +21,17 @@ def _toys_have_names() -> Iterator[None]:
             patch.setitem(ATTACKS._found, name, toy)
             patch.setattr(toy, "name", name)
         yield
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sessions that were trained, in order."""
+    seen: list[str] = []
+    honest = work_module.SessionJob._train
+
+    def counted(job: work_module.SessionJob, store: Store, key: str) -> None:
+        seen.append(key)
+        honest(job, store, key)
+
+    monkeypatch.setattr(work_module.SessionJob, "_train", counted)
+    return seen

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run: everything once, failures as records, resuming, and attacks that ride on a training."""
+"""A run: everything once, failures as records, and resuming."""
 
 from __future__ import annotations
 
@@ -12,44 +12,11 @@ import pytest
 
 from splitguard.engine.session import Session
 from splitguard.errors import BadSetting
-from splitguard.matrix import COLUMNS, SUMMARY_COLUMNS, TIMINGS, Matrix, Results, Store, load
+from splitguard.matrix import COLUMNS, SUMMARY_COLUMNS, Matrix, load
 from splitguard.matrix import work as work_module
-from tests.matrix.toys import QUICK, Noise
+from tests.matrix.toys import NOISE, Noise, numbers, one, run
 
-NOISE = {**QUICK, "attack": "toy-noise"}
 GAUSSIAN = {"gaussian": {"epsilon": 8}}
-
-
-def run(out: Path, **more: Any) -> Results:
-    return Matrix({**NOISE, **more}).run(out, progress=False)
-
-
-def one(results: Results, **columns: Any) -> pd.Series[Any]:
-    """The only row with these values."""
-    frame = results.frame
-    for name, value in columns.items():
-        frame = frame[frame[name] == value]
-    assert len(frame) == 1, frame
-    return frame.iloc[0]
-
-
-def numbers(results: Results) -> pd.DataFrame:
-    """All columns but those that differ from run to run."""
-    return results.frame.drop(columns=list(TIMINGS))
-
-
-@pytest.fixture
-def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The sessions that were trained, in order."""
-    seen: list[str] = []
-    honest = work_module.SessionJob._train
-
-    def counted(job: work_module.SessionJob, store: Store, key: str) -> None:
-        seen.append(key)
-        honest(job, store, key)
-
-    monkeypatch.setattr(work_module.SessionJob, "_train", counted)
-    return seen
 
 
 def test_the_tables_have_the_columns_of_the_documentation_and_nothing_missing_is_zero(tmp_path: Path) -> None:
@@ -186,81 +153,10 @@ def test_a_limit_leaves_the_rest_for_the_next_run(tmp_path: Path) -> None:
         matrix.run(tmp_path, jobs=0)
 
 
-def test_attacks_in_the_servers_seat_have_a_training_of_their_own(tmp_path: Path, trained: list[str]) -> None:
-    results = run(tmp_path, attack=["toy-noise", "toy-shrinks"], profile="active")
-    assert len(set(trained)) == len(trained) == 2
-    honest, active = (
-        next(r for r in results.records if r.cell.attack.name == f"toy-{n}") for n in ("noise", "shrinks")
-    )
-    assert active.cell.active
-    assert active.status == "ok"
-    assert honest.extra["digest"] != active.extra["digest"]
-    run(tmp_path, attack=["toy-noise", "toy-shrinks"], profile="active")
-    assert len(trained) == 2
-
-
-def test_a_deployment_that_only_active_attacks_met_is_trained_honestly_too(tmp_path: Path, trained: list[str]) -> None:
-    results = run(tmp_path / "active", attack="toy-shrinks", profile="active", defense={"gaussian": {"epsilon": 200}})
-    assert len(set(trained)) == len(trained) == 3  # attacked; honest; honest without a defense
-    both = run(
-        tmp_path / "both", attack=["toy-noise", "toy-shrinks"], profile="active", defense={"gaussian": {"epsilon": 200}}
-    )
-    (alone,), (beside,) = results.summary.to_dict("records"), both.summary.to_dict("records")
-    for column in ("accuracy", "accuracy_drop", "usable", "epsilon_rows", "client_params"):
-        assert alone[column] == beside[column] is not None
-    active = next(r for r in results.records if r.cell.active)
-    assert active.extra["digest"] != active.extra["honest"]["extra"]["digest"]
-    shutil.rmtree(tmp_path / "active" / "sessions")  # what the records say stays where the sessions are gone
-    again = run(tmp_path / "active", attack="toy-shrinks", profile="active", defense={"gaussian": {"epsilon": 200}})
-    pd.testing.assert_frame_equal(again.summary, results.summary)
-    pd.testing.assert_frame_equal(again.frame, results.frame)
-    assert len(trained) == 6
-
-
-def test_a_watching_attack_joins_a_fresh_training_or_plays_it_again_to_the_same_bits(
-    tmp_path: Path, trained: list[str]
-) -> None:
-    joined = run(tmp_path / "joined", attack=["toy-noise", "toy-watches"])
-    assert len(trained) == 1
-    alone = run(tmp_path / "added")
-    added = run(tmp_path / "added", attack=["toy-noise", "toy-watches"])
-    assert trained[1:] == [trained[0]] * 2
-    assert list((tmp_path / "added" / "sessions").glob("*.checkpoint")) == []
-    pd.testing.assert_frame_equal(numbers(joined), numbers(added))
-    pd.testing.assert_frame_equal(numbers(alone), numbers(joined)[numbers(joined)["attack"] == "toy-noise"])
-    watched = next(r for r in added.records if r.cell.attack.name == "toy-watches")
-    assert watched.extra["tuned"] == {"seen": 4}  # 40 rows of 2 clients, 16 at once
-
-
-def test_a_replay_that_ends_elsewhere_is_a_failure(tmp_path: Path) -> None:
-    first = run(tmp_path)
-    store = Store(tmp_path)
-    (key,) = (p.name for p in (tmp_path / "sessions").iterdir())
-    path = store.session(key) / "outcome.json"
-    path.write_text(path.read_text().replace(str(first.records[0].extra["digest"]), "0123456789abcdef"))
-    results = run(tmp_path, attack="toy-watches")
-    assert set(results.frame["status"]) == {"failed"}
-    assert "must end at the parameters 0123456789abcdef" in results.frame["reason"].iloc[0]
-
-
-def test_a_replay_that_breaks_costs_the_others_nothing(tmp_path: Path) -> None:
-    run(tmp_path)
-    results = run(tmp_path, attack=[{"toy-noise": {"scale": 3}}, {"toy-watches": {"breaks_at": 2}}])
-    assert set(results.frame[results.frame["attack"] == "toy-noise(scale=3)"]["status"]) == {"ok"}
-    assert set(results.frame[results.frame["attack"] == "toy-watches(breaks_at=2)"]["status"]) == {"failed"}
-
-
 def test_without_victims_there_is_nothing_to_attack(tmp_path: Path) -> None:
-    results = run(tmp_path, data={**QUICK["data"], "victims": {"member": 6, "query": 0}})
+    results = run(tmp_path, data={**NOISE["data"], "victims": {"member": 6, "query": 0}})
     assert list(results.frame["status"]) == ["ok", "refused"]
     assert results.frame["reason"][1] == "there are no query victims that the server could attack; see data: victims"
-
-
-def test_a_watching_attack_that_breaks_does_not_cost_the_others_their_session(tmp_path: Path) -> None:
-    results = run(tmp_path, attack=["toy-noise", {"toy-watches": {"breaks_at": 2}}])
-    assert set(results.frame[results.frame["attack"] == "toy-noise"]["status"]) == {"ok"}
-    broke = one(results, attack="toy-watches(breaks_at=2)", phase="query")
-    assert (broke["status"], broke["reason"]) == ("failed", "RuntimeError: watched too closely")
 
 
 def test_a_run_folder_is_read_again_without_the_matrix(tmp_path: Path) -> None:

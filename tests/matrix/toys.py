@@ -5,8 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ from splitguard.api import (
     Threat,
     View,
 )
+from splitguard.matrix import TIMINGS, Matrix, Results
 
 #: Trains in a fraction of a second.
 QUICK: dict[str, Any] = {
@@ -146,3 +149,26 @@ TOYS: dict[str, type[Attack]] = {
     "toy-shrinks": Shrinks,
     "toy-thief": Thief,
 }
+
+
+#: The smallest matrix.
+NOISE: dict[str, Any] = {**QUICK, "attack": "toy-noise"}
+
+
+def run(out: Path, **more: Any) -> Results:
+    """Runs the smallest matrix with other axes."""
+    return Matrix({**NOISE, **more}).run(out, progress=False)
+
+
+def numbers(results: Results) -> pd.DataFrame:
+    """All columns but those that differ from run to run."""
+    return results.frame.drop(columns=list(TIMINGS))
+
+
+def one(results: Results, **columns: Any) -> pd.Series[Any]:
+    """The only row with these values."""
+    frame = results.frame
+    for name, value in columns.items():
+        frame = frame[frame[name] == value]
+    assert len(frame) == 1, frame
+    return frame.iloc[0]
