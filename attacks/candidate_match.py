@@ -23,7 +23,8 @@ class CandidateMatch(Attack):
 
         choice = argmin over x of  sum_t ||m(f_t(x)) - z_t||^2 / sigma^2
 
-    with f_t the head that made release t and m the defense without its noise. It is the attack that the bound of a
+    with f_t the head that made release t and m the defense without its noise; with Laplace noise,
+    ``2 sqrt(2) ||.||_1 / sigma`` in place of the square. It is the attack that the bound of a
     clipped Gaussian release speaks of: with N candidates, P(correct) <= Phi(Phi^-1(1/N) + sqrt(T) C / sigma). Where the
     noise is Gaussian and every candidate as likely as any other, nothing that judges each victim by its own releases
     does better. The victims of a session are a permutation of its candidates, so who assigns all of them together may.
@@ -42,7 +43,7 @@ class CandidateMatch(Attack):
 
     goal: ClassVar[Goal] = Goal.CANDIDATES
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.HEAD | Sees.AUX | Sees.CANDIDATES, (Party.SERVER,))
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Balle, Cherubin, Hayes, Reconstructing training data with informed adversaries, S&P 2022"
 
     def __post_init__(self) -> None:
@@ -53,7 +54,7 @@ class CandidateMatch(Attack):
         """``choices`` (N,) among the candidates, and ``scores`` (N, M), log likelihoods up to a constant a victim."""
         began = time.perf_counter()
         view.need(self.threat.needs)
-        misfit = JointLikelihood.of(view, releases=self.releases).over(view.candidates, SLACK)
+        misfit = JointLikelihood.of(view, releases=self.releases, exact=True).over(view.candidates, SLACK)
         return Guess(
             ids=view.ids,
             choices=misfit.argmin(1),

@@ -82,7 +82,7 @@ class QueryFree(Attack):
     threat: ClassVar[Threat] = Threat(
         Sees.SMASHED | Sees.BODY | Sees.ARCHITECTURE | Sees.AUX, (Party.SERVER,), uses=Sees.LABELS
     )
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = "He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019"
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"train_steps": 150, "steps": 30, "tune": False})
 
@@ -179,7 +179,7 @@ class QueryFree(Attack):
     ) -> Optimum:
         """Quasi-Newton steps from a linear guess, fitted to what the shadow makes of auxiliary images."""
         some, misfit = spread(known, 256), sent.misfit(slack)
-        linear = LinearInverse.fit(sent.sent(some, int(sent.head.max()), generator), some)
+        linear = LinearInverse.fit(sent.like_latest(some, generator), some)
 
         def loss(inputs: Tensor) -> Tensor:
             return misfit(inputs) / inputs[0].numel() + prior.penalty(inputs)

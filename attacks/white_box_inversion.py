@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, Party, Sees, Threat, View
 from splitguard.building.heads import spread
-from splitguard.building.likelihood import JointLikelihood
+from splitguard.building.likelihood import JointLikelihood, laplace
 from splitguard.building.linear import LinearInverse
 from splitguard.building.optimise import optimise_inputs
 from splitguard.building.priors import Spectrum, total_variation
@@ -40,7 +41,8 @@ class WhiteBoxInversion(Attack):
     where z_t is what was sent, f_t the head that made it, m the defense without its noise, v the variance of that noise
     plus ``slack`` times the activation's own variance, R the prior and P the number of input coordinates. With Gaussian
     noise that is the posterior of the input, over all releases at once. It starts from the better of the mean auxiliary
-    image and a linear guess, and takes quasi-Newton steps scaled by the covariance of auxiliary images.
+    image and a linear guess, and takes quasi-Newton steps scaled by the covariance of auxiliary images. Single releases
+    with Laplace noise are also tried by their own likelihood, see `JointLikelihood`.
 
     An attacker that is not adaptive takes the last release alone and knows of no defense. Against a defense that
     changes what is sent, tuning tries that too, and the attack goes on with what recovers pseudo-victims better.
@@ -54,8 +56,8 @@ class WhiteBoxInversion(Attack):
         prior: ``spectrum``, a Gaussian with the covariance of auxiliary images, or ``tv``, squared total variation, in
             units of its mean over auxiliary images.
         tune: chooses ``slack`` among 0.1, 0.01 and 0.001 by the SSIM it reaches on 4 auxiliary pseudo-victims, sent
-            through the same heads and a fresh draw of the defense, in one batched run of at most 0.3 ``steps``, and in
-            another one without knowledge of the defense, if there is any.
+            through the same heads and a fresh draw of the defense, in one batched run of at most 0.3 ``steps``. So does
+            it choose whether to use what is known of the defense, if there is any, and of Laplace noise.
         aux: auxiliary rows, at most, behind the prior, the linear guess and the tuning.
         memory: curvature pairs kept a victim.
         batch: victims optimised at once; it bounds memory.
@@ -74,11 +76,11 @@ class WhiteBoxInversion(Attack):
     batch: int = 64
     _tuned: float | None = field(default=None, init=False, repr=False, compare=False)
     _last: tuple[View, JointLikelihood] | None = field(default=None, init=False, repr=False, compare=False)
-    _plain: tuple[View, JointLikelihood] | None = field(default=None, init=False, repr=False, compare=False)
+    _chosen: tuple[View, JointLikelihood] | None = field(default=None, init=False, repr=False, compare=False)
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.HEAD | Sees.AUX, (Party.SERVER,))
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = "He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019"
 
     def __post_init__(self) -> None:
@@ -95,22 +97,17 @@ class WhiteBoxInversion(Attack):
         view.need(self.threat.needs)
         problem, known = self._problem(view)
         pretended, rest = _pseudo_victims(known, len(view.ids))
-        spectrum = Spectrum.fit(rest)
-        first = _Start(problem, rest, generator)
-        self._tuned, self._plain, spent = None, None, 0
-        if self.tune and len(pretended):
-            self._tuned, reached, spent = self._best_slack(
-                problem.pretend(pretended, generator), pretended, spectrum, first
-            )
-            static = unaware(view)
-            if static is not None:
-                plain = JointLikelihood.of(static, releases=1)
-                sent = plain.pretend(pretended, generator, by=view)
-                other = _Start(plain, rest, generator)
-                slack, without, more = self._best_slack(sent, pretended, spectrum, other)
-                spent += more
-                if without > reached:
-                    problem, first, self._tuned, self._plain = plain, other, slack, (view, plain)
+        spectrum, first = Spectrum.fit(rest), None
+        self._tuned, self._chosen, best, spent = None, None, -math.inf, 0
+        for way in _ways(view, problem, self.releases) if self.tune and len(pretended) else ():
+            start = _Start(way, rest, generator)
+            sent = way.pretend(pretended, generator, by=view)
+            slack, reached, more = self._best_slack(sent, pretended, spectrum, start)
+            spent += more
+            if reached > best:
+                problem, first, best = way, start, reached
+                self._tuned, self._chosen = slack, (view, way)
+        first = first or _Start(problem, rest, generator)
         images, steps, rested = [], 0, True
         for chosen in torch.split(torch.arange(problem.victims), self.batch):
             part = problem.of_victims(chosen)
@@ -125,14 +122,15 @@ class WhiteBoxInversion(Attack):
             images=torch.cat(images),
             budget=Budget(steps=steps + spent, aux=len(known), seconds=time.perf_counter() - began),
             converged=rested,
-            settings={"slack": self._slack, "adaptive": view.adaptive and self._plain is None},
+            settings={"slack": self._slack, "adaptive": problem.view.adaptive}
+            | ({"exact": True} if problem.exact else {}),
         )
 
     def objective(self, view: View, images: Tensor) -> Tensor:
         """(N,): L at ``images`` (N, *in), as the last run chose it."""
         problem, known = self._problem(view)
-        if self._plain is not None and self._plain[0] is view:
-            problem = self._plain[1]
+        if self._chosen is not None and self._chosen[0] is view:
+            problem = self._chosen[1]
         _, rest = _pseudo_victims(known, len(view.ids))
         spectrum = Spectrum.fit(rest)
         parts = torch.split(torch.arange(problem.victims), self.batch)
@@ -178,6 +176,14 @@ class WhiteBoxInversion(Attack):
         return GRID[int(means.argmax())], float(means.max()), found.steps
 
 
+def _ways(view: View, known: JointLikelihood, releases: int) -> list[JointLikelihood]:
+    """What was sent as it may be taken: by what is known of the defense, by its noise's law, or as if undefended."""
+    single = laplace(view) and bool((known.count == 1).all())  # means of several are nearly Gaussian
+    exact = [JointLikelihood.of(view, releases=releases, exact=True)] if single else []
+    static = unaware(view)
+    return [known, *exact, *([] if static is None else [JointLikelihood.of(static, releases=1)])]
+
+
 def _pseudo_victims(known: Tensor, victims: int) -> tuple[Tensor, Tensor]:
     """A few auxiliary inputs that play victims, and the others."""
     count = min(PRETENDED, victims, len(known) // 4)
@@ -192,7 +198,7 @@ class _Start:
 
     def __init__(self, sent: JointLikelihood, known: Tensor, generator: torch.Generator) -> None:
         self.known = known
-        self.linear = LinearInverse.fit(sent.sent(known, int(sent.head.max()), generator), known)
+        self.linear = LinearInverse.fit(sent.like_latest(known, generator), known)
 
     def __call__(self, sent: JointLikelihood, loss: Loss) -> Tensor:
         """(N, *in) for the victims in ``sent``."""

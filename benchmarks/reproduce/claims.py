@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from splitguard.errors import BadSetting
 from splitguard.matrix import Record, Results
+from splitguard.metrics.stats import t_interval
 from splitguard.seeding import numpy_generator
 
 __all__ = ["Finding", "judge"]
@@ -33,8 +34,9 @@ class Finding:
         metric: as in results.csv.
         published: the paper's number, or None where only an order is claimed.
         ours: mean over victims (and seeds), or None where nothing was run.
-        low, high: 95 % interval of the mean over redraws of as many victims as the paper had.
-        n: victims behind ``ours``.
+        low, high: 95 % interval of the mean over redraws of as many victims as the paper had; of a metric that a
+            record has one of, Student's t over seeds within 0 and 1, and None with one seed.
+        n: victims, test rows or seeds behind ``ours``.
         fidelity: ``published-interval``, ``order-only`` or ``not run``.
         holds: the published number lies in the interval or ours is the stronger attack; the order is the paper's.
     """
@@ -68,16 +70,25 @@ def judge(claim: Mapping[str, Any], results: Results, *, victims: int) -> list[F
         return _order(claim, results, scale, victims)
     if "published" not in claim:
         raise BadSetting(f"a claim has published or rising; got {sorted(claim)}")
-    values = scale * _values(claim["where"], claim["metric"], results)
+    values, each = _values(claim["where"], claim["metric"], results)
     if not len(values):
         return [_not_run(claim, float(claim["published"]))]
-    low, high = redrawn(values, victims)
+    values = scale * values
+    low, high = _interval(values, each, victims)
     ours, published = float(values.mean()), float(claim["published"])
     smaller = claim["metric"] in SMALLER_IS_STRONGER
     stronger = ours <= published if smaller else ours >= published
-    holds = low <= published <= high or stronger
+    inside = low is not None and high is not None and low <= published <= high
     found = (ours, low, high, len(values))
-    return [Finding(claim["what"], claim["metric"], published, *found, "published-interval", holds)]
+    return [Finding(claim["what"], claim["metric"], published, *found, "published-interval", inside or stronger)]
+
+
+def _interval(values: Array, each: bool, victims: int) -> tuple[float | None, float | None]:
+    """Of the mean: over redraws where there is a value for each victim, else over seeds."""
+    if each:
+        return redrawn(values, victims)
+    over_seeds = t_interval(values.tolist())
+    return (None, None) if over_seeds is None else (max(over_seeds.low, 0.0), min(over_seeds.high, 1.0))
 
 
 def redrawn(values: Array, victims: int) -> tuple[float, float]:
@@ -91,14 +102,15 @@ def _order(claim: Mapping[str, Any], results: Results, scale: float, victims: in
     out: list[Finding] = []
     before = -np.inf
     for where in claim["rising"]:
-        values = scale * _values(where, claim["metric"], results)
+        values, each = _values(where, claim["metric"], results)
         what = f"{claim['what']}: {', '.join(str(v) for v in where.values())}"
         if not len(values):
             out.append(_not_run({**claim, "what": what}, None))
             continue
+        values = scale * values
         ours = float(values.mean())
         holds = None if before == -np.inf else ours >= before + float(claim.get("margin", 0))
-        found = (ours, *redrawn(values, victims), len(values))
+        found = (ours, *_interval(values, each, victims), len(values))
         out.append(Finding(what, claim["metric"], None, *found, "order-only", holds))
         before = ours
     return out
@@ -108,12 +120,13 @@ def _not_run(claim: Mapping[str, Any], published: float | None) -> Finding:
     return Finding(claim["what"], claim["metric"], published, None, None, None, 0, "not run", None)
 
 
-def _values(where: Mapping[str, Any], metric: str, results: Results) -> Array:
-    """The metric of every victim of the records that match.
+def _values(where: Mapping[str, Any], metric: str, results: Results) -> tuple[Array, bool]:
+    """The metric of every victim, or test row, of the records that match, and True.
 
-    Of an accuracy on test rows, one value a test row; one value a record where there are neither victims nor rows.
+    Where there are neither, as for an area under a curve: one rate a record, and False.
     """
     found: list[Array] = []
+    each = True
     for record in results.records:
         if record.status != "ok" or not all(_matches(record, name, wanted) for name, wanted in where.items()):
             continue
@@ -128,7 +141,8 @@ def _values(where: Mapping[str, Any], metric: str, results: Results) -> Array:
             found.append((np.arange(rows) < round(float(value) * rows)).astype(np.float64))
         elif value is not None:
             found.append(np.array([float(value)]))
-    return np.concatenate(found) if found else np.empty(0)
+            each = False
+    return (np.concatenate(found) if found else np.empty(0)), each
 
 
 def _matches(record: Record, name: str, wanted: Any) -> bool:

@@ -82,6 +82,8 @@ def _smoothest(smashed: Tensor) -> Tensor:
     apart = (smashed - smashed.mean((0, 2, 3), keepdim=True)).double()
     variance = torch.einsum("nchw,ndhw->cd", apart, apart)
     values, vectors = torch.linalg.eigh(variance)
+    if not float(values[-1]) > 0:  # constant maps hold no picture
+        return torch.zeros_like(smashed[:, :1])
     kept = values > DEAD * values[-1]
     white = vectors[:, kept] / values[kept].sqrt()
     across, down = apart.diff(dim=3), apart.diff(dim=2)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,12 +16,14 @@ from splitguard.engine.wire import Releases
 from splitguard.errors import MissingKnowledge
 from splitguard.seeding import generator
 
-__all__ = ["JointLikelihood"]
+__all__ = ["JointLikelihood", "laplace"]
 
 #: Rows of auxiliary data from which variances are estimated.
 SAMPLE = 128
 #: A coordinate counts with at least this share of the mean variance, so that dead units do not dominate.
 LEAST = 0.01
+#: -2 log likelihood of Laplace noise a standard deviation off, and how far its point is rounded off, in these.
+LAPLACE, ROUND = 2 * math.sqrt(2), 0.1
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,13 @@ class JointLikelihood:
     noise, or, for masks and permutations, only what z_t tells. That is -2 log likelihood up
     to a constant where the noise is Gaussian. ``noise`` is its variance, known or estimated from fresh draws, and
     ``signal`` the variance of the activation over auxiliary rows: without noise, ``slack`` is the relative error
-    allowed. Releases of one victim by one head are averaged beforehand, which loses nothing: T releases of a frozen
-    head cost what one does.
+    allowed. Releases of one victim by one head are averaged beforehand, so that T releases of a frozen head cost what
+    one does; with Gaussian noise that loses nothing. Releases that only repeat one another count once.
+
+    Laplace noise is taken for Gaussian, or, if ``exact``, for what it is: ``2 sqrt(2) |r| / sqrt(v)`` in place of
+    ``r^2 / v``, rounded off at the bottom for `misfit`, so that it has a slope everywhere, and releases are averaged
+    only where there are more than may be looked at one by one. Among candidates that is the better judge; where inputs
+    are searched for it may be either, as the likeliest input is not the one with the least expected error.
 
     An attacker that is not adaptive takes the last release alone, as if there were no defense.
 
@@ -47,6 +55,7 @@ class JointLikelihood:
         smashed: (E, *cut), their mean.
         noise, signal: (*cut) or broadcast to it, in squared units of the smashed data.
         victims: N.
+        exact: whether Laplace noise is taken for what it is.
     """
 
     view: View
@@ -58,9 +67,10 @@ class JointLikelihood:
     noise: Tensor
     signal: Tensor
     victims: int
+    exact: bool
 
     @classmethod
-    def of(cls, view: View, *, releases: int) -> JointLikelihood:
+    def of(cls, view: View, *, releases: int, exact: bool = False) -> JointLikelihood:
         """What ``view`` holds of its victims.
 
         Args:
@@ -68,28 +78,35 @@ class JointLikelihood:
             releases: at most so many heads a victim, spread evenly over time, the last one among them. A release whose
                 head was not kept is left out; a victim without any other is matched by its last, with the deployed
                 head.
+            exact: without effect where the noise is not Laplace.
 
         Raises:
-            MissingKnowledge: by name, or if a victim was never sent.
+            MissingKnowledge: by name, or if a victim was never sent, or for fewer than two auxiliary rows.
         """
         rows, like = view.releases, view.aux.inputs
-        found = [_of_victim(rows, i, releases, view) for i in view.ids]
+        if len(like) < 2:
+            raise MissingKnowledge(f"variances are taken over 2 auxiliary rows or more; this adversary has {len(like)}")
+        exact = exact and laplace(view)
+        found = [_of_victim(rows, i, releases, view, apart=exact) for i in view.ids]
         owner = torch.tensor([n for n, own in enumerate(found) for _ in own])
         head = torch.tensor([e[0] for own in found for e in own])
         count = torch.tensor([e[1] for own in found for e in own], dtype=like.dtype)
         smashed = torch.stack([e[2] for own in found for e in own]).to(like)
         heads = Heads(view)
         noise, signal = _variances(view, heads.through(int(head.max()), spread(like, SAMPLE)))
-        return cls(view, heads, owner, head, count, smashed, noise, signal, len(found))
+        return cls(view, heads, owner, head, count, smashed, noise, signal, len(found), exact)
 
     def misfit(self, slack: float | Tensor) -> Callable[[Tensor], Tensor]:
         """The function from inputs (N, *in) to misfits (N,), for one slack or one a victim (N,)."""
         forward, variance = self.heads.all_at(self.head), self._variance(slack)
+        pointed = self._pointed().view(-1, *[1] * (self.smashed.ndim - 1))
 
         def function(inputs: Tensor) -> Tensor:
             made = forward(inputs[self.owner])
             apart = self.view.defense.residual(made, self.smashed) if self.view.adaptive else made - self.smashed
             wrong = apart.square() / variance
+            if bool(pointed.any()):
+                wrong = torch.where(pointed, LAPLACE * ((wrong + ROUND**2).sqrt() - ROUND), wrong)
             each = self.count * wrong.flatten(1).sum(1)
             return each.new_zeros(self.victims).index_add(0, self.owner, each)
 
@@ -99,7 +116,7 @@ class JointLikelihood:
         """(N, M): the misfit of every candidate (M, *in) to every victim; each goes through each head once."""
         out = self.count.new_zeros(self.victims, len(candidates))
         variance = self._variance(slack)
-        root, partly = variance.sqrt(), _tells_in_part(self.view)
+        root, partly, pointed = variance.sqrt(), _tells_in_part(self.view), self._pointed()
         with torch.no_grad():
             for head in torch.unique(self.head):
                 mine = self.head == head
@@ -110,35 +127,30 @@ class JointLikelihood:
                         out[self.owner[entry]] += (wrong / variance).flatten(1).sum(1)
                     continue
                 made = self.view.defense.mean_release(made) if self.view.adaptive else made
+                z, made = (self.smashed[mine] / root).flatten(1), (made / root).flatten(1)
                 # Differences, not products: the gap between two candidates may be tiny beside either norm.
-                apart = torch.cdist(
-                    (self.smashed[mine] / root).flatten(1),
-                    (made / root).flatten(1),
-                    compute_mode="donot_use_mm_for_euclid_dist",
-                )
-                out.index_add_(0, self.owner[mine], self.count[mine, None] * apart.square())
+                wrong = torch.cdist(z, made, compute_mode="donot_use_mm_for_euclid_dist").square()
+                if bool(pointed[mine].any()):
+                    wrong = torch.where(pointed[mine, None], LAPLACE * torch.cdist(z, made, p=1), wrong)
+                out.index_add_(0, self.owner[mine], self.count[mine, None] * wrong)
         return out
 
     def latest(self) -> Tensor:
-        """(N, *cut): each victim's latest entry."""
-        return torch.stack([self.smashed[torch.nonzero(self.owner == n).flatten()[-1]] for n in range(self.victims)])
+        """(N, *cut): what came last of each victim, the mean of all releases by its last head."""
+        return torch.stack([self.smashed[entries].mean(0) for entries in self._last()])
 
-    def sent(self, inputs: Tensor, head: int, gen: torch.Generator) -> Tensor:
-        """(K, *cut): inputs (K, *in) through the snapshot ``head`` and one fresh draw of the defense."""
+    def like_latest(self, inputs: Tensor, gen: torch.Generator) -> Tensor:
+        """(K, *cut): inputs (K, *in) through the last head, each the mean of as many draws as `latest` is of."""
+        made = self.heads.through(int(self.head.max()), inputs)
+        count = torch.stack([self.count[entries].sum() for entries in self._last()]).median().expand(len(inputs))
         with torch.no_grad():
-            made = self.heads.through(head, inputs)
-            return self.view.defense.released_like(made, gen) if self.view.adaptive else made
+            return _mean_of_draws(self.view, made, count, gen) if self.view.adaptive else made
 
     def pretend(self, inputs: Tensor, gen: torch.Generator, *, by: View | None = None) -> JointLikelihood:
         """The same situation with victims whose inputs (K, *in) are known, K <= N: releases are drawn afresh.
 
-        Pseudo-victim k is sent through the heads of victim k, as often, with the defense's noise drawn anew.
-
-        Args:
-            inputs: of the pseudo-victims.
-            gen: of the noise.
-            by: whose knowledge of the defense they are sent by; this view's by default. One that is not adaptive knows
-                of none.
+        Pseudo-victim k is sent through the heads of victim k, as often, with the defense's noise drawn anew, by what
+        the view ``by`` knows of the defense, this one by default; one that is not adaptive knows of none.
         """
         part, view = self.of_victims(torch.arange(len(inputs))), by or self.view
         with torch.no_grad():
@@ -172,6 +184,17 @@ class JointLikelihood:
             victims=self.victims * times,
         )
 
+    def _last(self) -> list[Tensor]:
+        """N times (e,): the entries of each victim's last head; the last one alone where entries have no mean."""
+        mine = [torch.nonzero(self.owner == n).flatten() for n in range(self.victims)]
+        if _tells_in_part(self.view):
+            return [own[-1:] for own in mine]
+        return [own[self.head[own] == self.head[own[-1]]] for own in mine]
+
+    def _pointed(self) -> Tensor:
+        """(E,) bool: which entries are single releases under Laplace noise, whose likelihood has a point at its top."""
+        return (self.count == 1) & self.exact
+
     def _variance(self, slack: float | Tensor) -> Tensor:
         if isinstance(slack, Tensor):
             slack = slack[self.owner].view(-1, *[1] * (self.smashed.ndim - 1))
@@ -183,20 +206,27 @@ def _tells_in_part(view: View) -> bool:
     return view.adaptive and view.defense.overrides("residual")
 
 
-def _of_victim(rows: Releases, victim: Tensor, most: int, view: View) -> list[tuple[int, int, Tensor]]:
+def laplace(view: View) -> bool:
+    """Whether the attacker knows that the noise is Laplace."""
+    return view.adaptive and view.defense.noise_law == "laplace" and view.defense.noise_std() > 0
+
+
+def _of_victim(rows: Releases, victim: Tensor, most: int, view: View, *, apart: bool) -> list[tuple[int, int, Tensor]]:
     """(snapshot, releases averaged, their mean) of one victim, in order of time."""
     mine = torch.nonzero(rows.ids == victim).flatten()
     if len(mine) == 0:
         raise MissingKnowledge(f"this view holds no release of the victim with id {int(victim)}")
     known = mine[rows.head[mine] >= 0]
     mine = known if len(known) and view.adaptive else mine[-1:]
-    if _tells_in_part(view):
+    if _tells_in_part(view) or (apart and len(mine) <= most):
         return [(int(rows.head[i]), 1, rows.smashed[i]) for i in mine[_spread_back(len(mine), most)]]
     made_by = torch.unique(rows.head[mine])  # snapshots are numbered in order of time
     out = []
     for head in made_by[_spread_back(len(made_by), most)]:
         own = mine[rows.head[mine] == head]
-        out.append((int(head), len(own), rows.smashed[own].mean(0)))
+        sent = rows.smashed[own]
+        times = 1 if bool((sent == sent[:1]).all()) else len(own)
+        out.append((int(head), times, sent.mean(0) if times > 1 else sent[0]))
     return out
 
 

@@ -56,7 +56,9 @@ class LinearInverse:
         values, vectors = torch.linalg.eigh(gram)
         values = values.clamp(min=0)
         turned = vectors.T @ (x - x.mean(0)).double()
-        scale = max(float(gram.diagonal().mean()), torch.finfo(torch.float64).tiny)
+        scale = float(gram.diagonal().mean())
+        if not scale > 0:  # smashed data that are all alike tell nothing: the mean input is the best guess
+            return cls(mean_z, mean_x, rows, torch.zeros_like(x), STRENGTHS[-1], float(x.var(0, correction=0).mean()))
         best: tuple[float, float, Tensor] | None = None
         for strength in STRENGTHS:
             dual = vectors @ (turned / (values + strength * scale)[:, None])

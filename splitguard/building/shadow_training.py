@@ -27,9 +27,9 @@ class ShadowTraining:
 
         CE(g(d(s(x))), y) + moments M(d(s(x')), z) + what the defense adds to a client's loss
 
-    with g the server's layers, d the defense drawn afresh, z what was sent of the victims, and M `moment_gap`. The rows
-    (x, y) are auxiliary; x' have labels as frequent as the victims' are, where this adversary is told those, and are
-    the same rows otherwise.
+    with g the server's layers, d the defense drawn afresh, z what was sent of the victims, and M `moment_gap`, in which
+    d is the mean of as many draws as z is of releases. The rows (x, y) are auxiliary; x' have labels as frequent as the
+    victims' are, where this adversary is told those, and are the same rows otherwise.
 
     Attributes:
         steps: of Adam.
@@ -52,12 +52,13 @@ class ShadowTraining:
 
     def __call__(self, view: View, rows: Rows, generator: torch.Generator) -> nn.Module:
         """A shadow from fresh weights, in eval mode."""
-        sent = latest(view)[0].to(rows.inputs)
+        sent, times = latest(view)
+        sent = sent.to(rows.inputs)
         alike = _as_frequent(view, rows)
         tried = [_Shadow(view, self.lr, generator) for _ in range(self.tries)]
-        reached = [self._until(self._early, shadow, view, rows, sent, alike, generator) for shadow in tried]
+        reached = [self._until(self._early, shadow, view, rows, sent, times, alike, generator) for shadow in tried]
         best = tried[min(range(self.tries), key=reached.__getitem__)]
-        self._until(self.steps, best, view, rows, sent, alike, generator)
+        self._until(self.steps, best, view, rows, sent, times, alike, generator)
         return best.head.eval()
 
     @property
@@ -71,6 +72,7 @@ class ShadowTraining:
         view: View,
         rows: Rows,
         sent: Tensor,
+        times: int,
         alike: Tensor | None,
         generator: torch.Generator,
     ) -> float:
@@ -79,7 +81,7 @@ class ShadowTraining:
         for step in range(shadow.taken, until):
             for group in shadow.optimizer.param_groups:
                 group["lr"] = self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
-            loss = self._loss(shadow, view, rows, sent, alike, generator)
+            loss = self._loss(shadow, view, rows, sent, times, alike, generator)
             shadow.optimizer.zero_grad()
             torch.autograd.backward(loss)
             shadow.optimizer.step()
@@ -94,6 +96,7 @@ class ShadowTraining:
         view: View,
         rows: Rows,
         sent: Tensor,
+        times: int,
         alike: Tensor | None,
         generator: torch.Generator,
     ) -> Tensor:
@@ -106,8 +109,11 @@ class ShadowTraining:
             return loss
         if alike is not None:
             chosen = torch.multinomial(alike, self.batch_size, replacement=True, generator=generator)
-            released = as_released(view, live(shadow.head, rows.inputs[chosen], generator), generator)
-        return loss + self.moments * moment_gap(released, sent)
+            made = live(shadow.head, rows.inputs[chosen], generator)
+            released = as_released(view, made, generator)
+        for _ in range(times - 1):  # what was sent is the mean of so many releases, and has less noise than one
+            released = released + as_released(view, made, generator)
+        return loss + self.moments * moment_gap(released / times, sent)
 
 
 class _Shadow:

@@ -175,10 +175,11 @@ class Stack(Defense):
         last = max((i for i, part in enumerate(self.defenses) if part.overrides("on_send")), default=0)
         return math.hypot(*(part.noise_std() for part in self.defenses[last:]))
 
-    def noise_information(self) -> float | None:
-        """That of the last part that changes what is sent; None where one before it adds noise, too."""
+    @property
+    def noise_law(self) -> str:
+        """That of the last part that changes what is sent; empty where one before it adds noise, too."""
         *before, last = [Defense(), *(part for part in self.defenses if part.overrides("on_send"))]
-        return None if any(part.noise_std() > 0 for part in before) else last.noise_information()
+        return "" if any(part.noise_std() > 0 for part in before) else last.noise_law
 
     def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
         """Part after part."""

@@ -39,14 +39,23 @@ def test_it_is_the_argmin_over_all_releases_and_candidates() -> None:
     assert torch.allclose(ours, theirs, atol=1e-3, rtol=1e-4)
 
 
-def orthogonal(victims: int, sigma: float, releases: int, *, adaptive: bool = True, seed: int = 0) -> tuple[View, int]:
+def orthogonal(
+    victims: int, sigma: float, releases: int, *, adaptive: bool = True, seed: int = 0, law: str = "gaussian"
+) -> tuple[View, int]:
     """64 candidates whose releases are orthogonal unit vectors; victim n is candidate n mod 64."""
     candidates = torch.eye(64).view(64, 1, 8, 8)
     x = candidates[torch.arange(victims) % 64]
     identity = nn.Sequential(nn.Flatten())
     made_by = [[0] * releases] * victims
     view = sent_view(
-        x, [identity], made_by, defense=Noise(sigma), candidates=candidates, adaptive=adaptive, aux=x[:64], seed=seed
+        x,
+        [identity],
+        made_by,
+        defense=Noise(sigma, law=law),
+        candidates=candidates,
+        adaptive=adaptive,
+        aux=x[:64],
+        seed=seed,
     )
     return view, 64
 
@@ -77,6 +86,23 @@ def test_an_attacker_that_is_not_adaptive_has_one_release_to_go_by() -> None:
     rate = float((choices == torch.arange(victims) % count).double().mean())
     expected = theory(1.0, count)
     assert abs(rate - expected) < 4 * (expected * (1 - expected) / victims) ** 0.5
+
+
+@pytest.mark.parametrize("releases", [4, 9])
+def test_laplace_noise_is_met_by_its_own_likelihood(releases: int) -> None:
+    """Among orthogonal candidates the rate is that of the likeliest one, ties by lot, in a simulation."""
+    victims, sigma = 960, 0.5 * releases**0.5
+    view, count = orthogonal(victims, sigma, releases, law="laplace")
+    choices = ATTACKS.build("candidate-match").run(view, gen()).choices
+    rate = float((choices == torch.arange(victims) % count).double().mean())
+    draws = np.random.default_rng(0).laplace(scale=sigma / 2**0.5, size=(4000, releases, 64))
+    draws[:, :, 0] += 1
+    apart = np.abs(draws).sum(1)
+    likely = apart.sum(1, keepdims=True) - apart + np.abs(draws - 1).sum(1)
+    likely += 1e-9 * np.random.default_rng(1).random(likely.shape)
+    best = float((likely.argmin(1) == 0).mean())
+    assert abs(rate - best) < 4 * (best * (1 - best) * (1 / victims + 1 / 4000)) ** 0.5
+    assert best > theory(releases**0.5 / sigma, count) + 0.03  # which is what Gaussian noise would leave
 
 
 def test_without_noise_every_candidate_is_named_through_the_defense() -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from splitguard.api import ATTACKS, Defense, Guess, Mode, Rows, View
 from splitguard.building.likelihood import JointLikelihood
 from splitguard.building.shadow import latest, live, moment_gap, through_shadow
+from splitguard.building.shadow_training import ShadowTraining
 from splitguard.data import load
 from splitguard.engine.fresh import fresh_copy
 from splitguard.engine.session import Session
@@ -111,6 +112,27 @@ def test_releases_of_one_head_are_averaged_unless_a_mask_is_told_of() -> None:
     assert torch.allclose(mean[1], still.releases.smashed[still.releases.ids == 101].mean(0))
     assert latest(replace(still, adaptive=False))[1] == 1
     assert latest(sent_view(x, [head], [[0] * 4] * 3, aux=AUX, defense=Masked()))[1] == 1
+
+
+@pytest.mark.parametrize("releases", [1, 9])
+def test_moments_are_those_of_as_many_draws_as_were_averaged(releases: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the true head of a network of one shadow, the noise left in what is compared is sigma^2 / T on both sides."""
+    shown: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def spy(made: torch.Tensor, sent: torch.Tensor) -> torch.Tensor:
+        shown.append((made.detach(), sent))
+        return moment_gap(made, sent)
+
+    monkeypatch.setattr("splitguard.building.shadow_training.moment_gap", spy)
+    x, aux, sigma = smooth(30), labelled(60), 5.0
+    view = below(x, aux, defense=Noise(sigma))
+    view = replace(
+        view, _releases=sent_view(x, [network(0, CONV)], [[0] * releases] * 30, defense=Noise(sigma)).releases
+    )
+    ShadowTraining(steps=2, lr=1e-9, batch_size=60, moments=1.0, tries=1)(view, aux, gen())
+    (made, sent), *_ = shown
+    for rows in (made, sent):
+        assert float(rows.var(0).mean()) == pytest.approx(sigma**2 / releases, rel=0.15)
 
 
 @pytest.mark.slow

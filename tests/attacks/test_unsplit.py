@@ -198,6 +198,10 @@ def test_stretching_sets_the_range_of_all_pixels_together() -> None:
     assert not stretched(torch.full((2, 1, 3, 3), 0.7), 0.1).any()
 
 
+def test_constant_maps_start_from_nothing() -> None:
+    assert not first_images(torch.full((3, 4, 6, 6), 0.7), (1, 12, 12), share=0.03, generator=gen()).any()
+
+
 def test_inputs_that_are_no_images_are_refused() -> None:
     with pytest.raises(BadSetting, match="of images"):
         first_images(torch.rand(2, 5), (7,), share=0.0, generator=gen())

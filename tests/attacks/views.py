@@ -15,15 +15,22 @@ from splitguard.engine.view import Models
 
 
 class Noise(Defense):
-    """z + N(0, sigma^2), with or without telling how large sigma is."""
+    """z + N(0, sigma^2), or Laplace noise of that variance, with or without telling how large sigma is."""
 
-    def __init__(self, sigma: float, *, told: bool = True) -> None:
-        self.sigma, self.told = sigma, told
+    def __init__(self, sigma: float, *, told: bool = True, law: str = "gaussian") -> None:
+        self.sigma, self.told, self.law = sigma, told, law
+
+    @property
+    def noise_law(self) -> str:
+        return self.law
 
     def noise_std(self) -> float:
         return self.sigma if self.told else 0.0
 
     def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
+        if self.law == "laplace":
+            even = torch.rand(smashed.shape, generator=generator, dtype=torch.float64) - 0.5
+            return smashed - self.sigma / 2**0.5 * (even.sign() * torch.log1p(-2 * even.abs())).to(smashed)
         return smashed + self.sigma * torch.randn(smashed.shape, generator=generator)
 
 

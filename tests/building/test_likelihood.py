@@ -173,3 +173,51 @@ def test_a_victim_that_was_never_sent_is_named() -> None:
     view._releases = rows.where(rows.ids == 100)
     with pytest.raises(MissingKnowledge, match="no release of the victim with id 101"):
         JointLikelihood.of(view, releases=1)
+
+
+LAPLACE = Noise(0.3, law="laplace")
+
+
+def test_laplace_noise_is_judged_by_absolute_differences_where_that_is_asked_for() -> None:
+    made, x, candidates = convs(2), smooth(2), smooth(5, seed=20)
+    view = sent_view(x, made, [[0, 0], [1]], defense=LAPLACE)
+    rows, brute = view.releases, torch.zeros(2, 5)
+    for e in range(len(rows)):
+        apart = made[int(rows.head[e])](candidates) - rows.smashed[e]
+        brute[int(rows.ids[e]) - 100] += 2 * 2**0.5 * (apart.abs() / 0.3).flatten(1).sum(1)
+    exact = JointLikelihood.of(view, releases=8, exact=True)
+    assert exact.count.tolist() == [1, 1, 1]
+    assert torch.allclose(exact.over(candidates, 1e-9), brute, rtol=1e-4)
+    singles = torch.stack([exact.misfit(1e-9)(c.expand(2, *c.shape)) for c in candidates], 1)
+    units = made[0](x)[0].numel()
+    assert float((brute - singles).min()) > 0  # rounded off at the bottom, by less than this a unit and release
+    assert float((brute - singles).max()) < 2 * 2**0.5 * 0.1 * units * 2
+    for other in (JointLikelihood.of(view, releases=8), JointLikelihood.of(view, releases=1, exact=True)):
+        assert other.count.tolist()[0] == 2  # more than may be looked at one by one: their mean
+    gaussian = sent_view(x, made, [[0, 0], [1]], defense=Noise(0.3))
+    assert not JointLikelihood.of(gaussian, releases=8, exact=True).exact
+
+
+def test_releases_that_repeat_each_other_count_once() -> None:
+    made, x = convs(1), smooth(2)
+    assert JointLikelihood.of(sent_view(x, made, [[0] * 6, [0]]), releases=8).count.tolist() == [1, 1]
+    noisy = sent_view(x, made, [[0] * 6, [0]], defense=Noise(0.2))
+    assert JointLikelihood.of(noisy, releases=8).count.tolist() == [6, 1]
+
+
+def test_auxiliary_images_are_sent_as_often_as_what_came_last() -> None:
+    made, x, known = convs(2), smooth(3), smooth(64, seed=5)
+    for exact, noise in ((False, Noise(0.2)), (True, LAPLACE)):
+        view = sent_view(x, made, [[0, 1, 1, 1, 1]] * 3, defense=noise)
+        likelihood = JointLikelihood.of(view, releases=8, exact=exact)
+        mine = view.releases.where((view.releases.ids == 101) & (view.releases.head == 1))
+        assert torch.allclose(likelihood.latest()[1], mine.smashed.mean(0))
+        spread = (likelihood.like_latest(known, gen()) - made[1](known)).square().mean()
+        assert float(spread) == pytest.approx(noise.sigma**2 / 4, rel=0.2)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_variances_want_two_auxiliary_rows(count: int) -> None:
+    view = sent_view(smooth(2), convs(1), [[0], [0]], aux=smooth(2)[:count])
+    with pytest.raises(MissingKnowledge, match=f"2 auxiliary rows or more; this adversary has {count}"):
+        JointLikelihood.of(view, releases=1)

@@ -79,3 +79,11 @@ def test_three_pairs_are_the_least() -> None:
         LinearInverse.fit(z[:2], x[:2])
     with pytest.raises(BadSetting, match="got 3 smashed, 2 inputs"):
         LinearInverse.fit(z, x[:2])
+
+
+def test_smashed_data_that_are_all_alike_say_nothing_but_the_mean() -> None:
+    _, x = pairs(20, 3, 2, 4)
+    for smashed in (torch.zeros(20, 5), torch.full((20, 5), 0.3, dtype=torch.float64)):
+        found = LinearInverse.fit(smashed.to(x), x)
+        assert torch.equal(found(smashed.to(x)), x.mean(0).expand(20, 2, 4))
+        assert found.error == pytest.approx(float(x.flatten(1).var(0, correction=0).mean()))
