@@ -45,7 +45,7 @@ check: $(READY)  ## style, types, and which module may import which
 test-slow: $(READY)  ## the minutes of evidence; TESTS=tests/test_packaging.py picks some
 	$(BIN)/pytest -m slow -n $(WORKERS) --dist worksteal $(TESTS)
 
-bench: $(READY)  ## measure what the README claims about speed
+bench: $(READY)  ## measure the speed that docs/evidence.md states
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 clean:  ## remove .venv, the demo's results, and every cache

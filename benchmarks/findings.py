@@ -19,6 +19,7 @@ __all__ = ["STORED", "table"]
 
 STORED = Path(__file__).parent / "results" / "fashion-mnist"
 FILES = ("results.csv", "summary.csv")
+VICTIMS = {"training": "members", "query": "queries"}
 #: The rows of the table: vanilla, labels sent, by cut and defense.
 ROWS = (
     ("conv1", "none"),
@@ -38,7 +39,7 @@ def table(folder: Path = STORED) -> str:
 
 
 def _lines(summary: pd.DataFrame, results: pd.DataFrame) -> Iterator[str]:
-    yield "| cut | defense | test accuracy | white-box SSIM, members | worst input leakage [95 %] | by |"
+    yield "| cut | defense | test accuracy | white-box SSIM, members | worst input leakage [95 %] | by, on |"
     yield "|---|---|---|---|---|---|"
     vanilla = summary[(summary["mode"] == "vanilla") & (summary["labels"] == "sent")]
     for cut, defense in ROWS:
@@ -50,7 +51,8 @@ def _lines(summary: pd.DataFrame, results: pd.DataFrame) -> Iterator[str]:
         interval = f"[{_short(row['worst_input_low'])}, {_short(row['worst_input_high'])}]"
         leakage = f"{_short(row['worst_input'])} {interval}"
         ssim = _short(_white_box(results, cut, defense))
-        yield f"| {cut} | {defense} | {accuracy} | {ssim} | {leakage} | {row['worst_input_attack']} |"
+        by = f"{row['worst_input_attack']}, {VICTIMS[row['worst_input_phase']]}"
+        yield f"| {cut} | {defense} | {accuracy} | {ssim} | {leakage} | {by} |"
 
 
 def _white_box(results: pd.DataFrame, cut: str, defense: str) -> float:

@@ -123,7 +123,7 @@ def new(
 
 @app.command()
 def cuts(
-    model: Annotated[str, typer.Argument(help="A model by name.")],
+    model: Annotated[str, typer.Argument(help="A model, as in a matrix file.")],
     input: Annotated[str, typer.Option(help="Shape of one input, as in 3x32x32.")] = "3x32x32",
     classes: Annotated[int, typer.Option(min=1)] = 10,
     json: Json = False,
@@ -196,7 +196,7 @@ def train(
 
 @app.command()
 def attack(
-    name: Annotated[str, typer.Argument(help="An attack by name.")],
+    name: Annotated[str, typer.Argument(help="An attack by name; one that watches a training needs a matrix file.")],
     session: Annotated[Path, typer.Option(help="A folder written by `train`.")],
     phase: Annotated[str, typer.Option(help="training or query: which victims.")] = "training",
     profile: Annotated[str, typer.Option(help="The strongest adversary considered.")] = "head-known",

@@ -60,7 +60,7 @@ class Trained(Session):
 
         Args:
             guess: made from a view of this session.
-            attack: which made it; by default that of the latest call of `view`.
+            attack: which made it; by default that of the latest call of `view`. Given with ``view``, or not at all.
             view: what it was made from; likewise.
 
         Returns:
@@ -68,10 +68,13 @@ class Trained(Session):
             its interval over victims, and more. Missing values are None.
 
         Raises:
-            BadSetting: if no view was asked for, or the guess answers for other rows.
+            BadSetting: if no view was asked for, only one of the two is given, or the guess answers for other rows.
         """
         from splitguard.matrix.judge import judge
 
+        if (attack is None) != (view is None):
+            missing = "attack" if attack is None else "view"
+            raise BadSetting(f"score takes attack and view together; {missing} is missing")
         asked = self._asked if attack is None or view is None else (attack, view)
         if asked is None:
             raise BadSetting("score compares a guess with the view it was made from: call view first, or give both")

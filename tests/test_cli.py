@@ -60,6 +60,7 @@ def test_cuts_lists_what_each_cut_costs(splitguard: Run) -> None:
     assert layer1["bytes"] == 4 * 64 * 32 * 32
     assert [r["client_params"] for r in rows] == sorted(r["client_params"] for r in rows)
     assert splitguard("cuts", "lenet", "--input", "1x28x28").out.count("conv1") >= 1
+    assert splitguard("cuts", "{resnet20: {norm: group}}", "--input", "3x8x8").out.count("layer1") >= 1
 
 
 @pytest.mark.parametrize(

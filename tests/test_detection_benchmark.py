@@ -26,12 +26,12 @@ def test_the_table() -> None:
     page = table({"rows": 2000, "steps": 256, "seeds": [7, 8, 9], "sessions": found})
     low = clopper_pearson(3, 3).low
     assert page.splitlines()[-6:] == [
-        "| detector | server | sessions flagged [95 %] | steps until the alarm | rows sent by then | leakage |",
-        "|---|---|---|---|---|---|",
-        "| none | fsha | no detector | — | — | 0.48 (0.47 to 0.49) |",
-        f"| gradient-scrutinizer | honest | 1 of 1 [{clopper_pearson(1, 1).low:.2f}, 1.00] | 21 | 1,344 | — |",
-        f"| outlier-probe | honest | 0 of 3 [0.00, {clopper_pearson(0, 3).high:.2f}] | — | — | — |",
-        f"| outlier-probe | fsha | 3 of 3 [{low:.2f}, 1.00] | 12 (10 to 20) | 768 (640 to 1,280) | 0.10 |",
+        "| detector | server | sessions flagged [95 %] | steps until the alarm | rows sent by then | leakage | accuracy |",
+        "|---|---|---|---|---|---|---|",
+        "| none | fsha | no detector | — | — | 0.48 (0.47 to 0.49) | 0.500 |",
+        f"| gradient-scrutinizer | honest | 1 of 1 [{clopper_pearson(1, 1).low:.2f}, 1.00] | 21 | 1,344 | — | 0.500 |",
+        f"| outlier-probe | honest | 0 of 3 [0.00, {clopper_pearson(0, 3).high:.2f}] | — | — | — | 0.500 |",
+        f"| outlier-probe | fsha | 3 of 3 [{low:.2f}, 1.00] | 12 (10 to 20) | 768 (640 to 1,280) | 0.10 | 0.500 |",
     ]
     assert "2,000 training rows" in page
     assert "256 steps" in page

@@ -30,6 +30,17 @@ def test_a_network_and_data_of_ones_own() -> None:
     assert not torch.equal(before, module.state_dict()["fc2.weight"])
 
 
+def test_score_takes_attack_and_view_together() -> None:
+    session = sg.train(data={"name": "faces", "train": 20}, cut="conv1", training={"epochs": 1})
+    attack = sg.attack("white-box-inversion", steps=2, tune=False)
+    view = session.view(attack)
+    guess = attack.run(view, sg.generator(0))
+    for given, missing in (({"view": view}, "attack"), ({"attack": attack}, "view")):
+        with pytest.raises(ValueError, match=f"together; {missing} is missing"):
+            session.score(guess, **given)
+    assert session.score(guess, attack=attack, view=view) == session.score(guess)
+
+
 def test_score_refuses_a_guess_of_nobody_s_view() -> None:
     session = sg.train(data=toys.data(1), cut="conv1", training={"epochs": 1})
     attack = sg.attack("candidate-match")

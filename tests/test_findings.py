@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's numbers, and those of docs/evidence.md, are those of the stored runs."""
+"""The README's numbers are those of the stored runs, and the docs name what there is."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from benchmarks import evidence
 from benchmarks.findings import table
+from splitguard.api import Party, Profile
+from splitguard.matrix import COLUMNS, SUMMARY_COLUMNS
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README, DOCS = ROOT / "README.md", ROOT / "docs"
 
 
 def test_the_readme_shows_the_stored_run() -> None:
@@ -17,3 +21,15 @@ def test_the_readme_shows_the_stored_run() -> None:
 
 def test_the_page_of_evidence_shows_the_stored_results() -> None:
     assert evidence.DOCS.read_text(encoding="utf-8") == evidence.page()
+
+
+def test_the_guide_to_the_results_names_every_column() -> None:
+    told = set(re.findall(r"`(\w+)`", DOCS.joinpath("report.md").read_text(encoding="utf-8")))
+    worst = re.compile(r"worst_[a-z]+_(low|high|attack|phase|seeds)")
+    assert {c for c in (*COLUMNS, *SUMMARY_COLUMNS) if not worst.fullmatch(c)} - told == set()
+
+
+def test_the_threat_model_names_every_profile_and_party() -> None:
+    told = DOCS.joinpath("threat-model.md").read_text(encoding="utf-8")
+    assert all(f"| `{profile}` |" in told for profile in Profile)
+    assert all(f"| {party}" in told for party in Party)

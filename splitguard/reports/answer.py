@@ -60,15 +60,15 @@ def answer(everyone: Sequence[Deployment]) -> Answer:
     clear = [c for c in usable if c.clear and c.worst.supported]
     if not clear:
         return Answer(
-            "No defended deployment is usable and leaks clearly less than the same network undefended.",
+            "No defended deployment is usable and leaks clearly less of its inputs than the same network undefended.",
             (_why_none(defended, usable), _undefended(everyone)),
             None,
         )
     best = _most_accurate_of_the_least(clear)
     d = best.deployment
     return Answer(
-        f"Deployment #{d.number} ({d.name}) is the most accurate of the defended deployments that leak least, and "
-        "leaks clearly less than the same network undefended.",
+        f"Deployment #{d.number} ({d.name}) is the most accurate of the defended deployments whose inputs leak least, "
+        "and its inputs leak clearly less than those of the same network undefended.",
         (_less(best), _cost(d), _labels(d), *_rivals(best, everyone)),
         d,
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +63,7 @@ def render(results: Results) -> str:
     run = overview(results, everyone)
     look, shown = Look.of(everyone), affordable(results, everyone)
     panels, depth, others = tradeoffs(everyone, look), depth_charts(everyone), beyond(everyone)
+    file = str(results.matrix.get("file") or "matrix.yaml")
     scripts = [_plotly()] if any(chart.series for chart in (*panels, *depth)) else []
     scripts.append((TEMPLATES / "page.js").read_text(encoding="utf-8"))
     environment = Environment(
@@ -78,7 +80,9 @@ def render(results: Results) -> str:
         title=results.title or "What leaks, and what protection costs",
         demonstration=results.demonstration,
         folder=results.folder.name,
-        file=results.matrix.get("file") or "matrix.yaml",
+        file=file,
+        quoted_folder=shlex.quote(results.folder.name),
+        quoted_file=shlex.quote(file),
         run=run,
         answers=list(said.items()),
         deployments=everyone,

@@ -12,6 +12,7 @@ from rich.table import Table
 from splitguard.errors import BadSetting, SplitguardError
 from splitguard.privacy.accounting import Adjacency
 from splitguard.terminal.console import plain_console
+from splitguard.terminal.single import as_entry
 
 __all__ = ["calibrate", "cuts"]
 
@@ -34,7 +35,7 @@ def cuts(model: str, input_text: str, *, classes: int, as_json: bool) -> None:
     from splitguard.models import make_model
 
     shape = shape_of(input_text, "--input")
-    found = legal_cuts(make_model(model, input_shape=shape, classes=classes, seed=0), shape)
+    found = legal_cuts(make_model(as_entry(model, "MODEL"), input_shape=shape, classes=classes, seed=0), shape)
     if as_json:
         print(json.dumps([dataclasses.asdict(c) for c in found]))
         return

@@ -12,7 +12,7 @@ from typing import Any
 
 from splitguard.errors import BadSetting, near_miss
 
-__all__ = ["attack", "train"]
+__all__ = ["as_entry", "attack", "train"]
 
 
 def parse_option(text: str, option: str) -> Any:
@@ -52,7 +52,7 @@ def train(
     from splitguard.engine.threat import Mode
 
     given = {"--model": model, "--data": data, "--defense": defense}
-    deployment = {option.strip("-"): _entry(text, option) for option, text in given.items()}
+    deployment = {option.strip("-"): as_entry(text, option) for option, text in given.items()}
     deployment["seed"] = seed
     training = parse_settings(settings)
     if mode not in tuple(Mode):
@@ -82,8 +82,8 @@ def train(
         print(f"  {guarantee}")
 
 
-def _entry(text: str, option: str) -> Any:
-    """A model, a data set or a defense as in a matrix file, fit for deployment.json; defenses may be listed."""
+def as_entry(text: str, option: str) -> Any:
+    """A model, a data set or a defense as in a matrix file, plain data; defenses may be listed."""
     from splitguard.matrix.plugins import plain
 
     value = plain(parse_option(text, option))

@@ -94,6 +94,7 @@ def test_laplace_noise_is_met_by_its_own_likelihood(releases: int) -> None:
     victims, sigma = 960, 0.5 * releases**0.5
     view, count = orthogonal(victims, sigma, releases, law="laplace")
     choices = ATTACKS.build("candidate-match").run(view, gen()).choices
+    assert choices is not None
     rate = float((choices == torch.arange(victims) % count).double().mean())
     draws = np.random.default_rng(0).laplace(scale=sigma / 2**0.5, size=(4000, releases, 64))
     draws[:, :, 0] += 1

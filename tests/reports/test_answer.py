@@ -76,7 +76,7 @@ def test_a_deployment_that_moves_the_cut_is_held_against_the_plain_one_at_the_fi
 def test_nothing_is_recommended_when_the_only_defense_is_unusable(tmp_path: Path) -> None:
     everyone = small(tmp_path, PLAIN, replace(GOOD, accuracy=0.53))
     assert answer(everyone).best is None
-    assert "No defended deployment is usable and leaks clearly less" in text(everyone)
+    assert "No defended deployment is usable and leaks clearly less of its inputs" in text(everyone)
     assert "Of 1 defended deployment: 1 unusable (#2)." in text(everyone)
 
 
