@@ -103,15 +103,16 @@ class Codebook(Defense):
         rows = torch.cat(chunks).flatten(1).double() if chunks else torch.empty(0, 1)
         if self.parts > rows.shape[1]:
             raise BadSetting(f"codebook: {self.parts} parts of {rows.shape[1]} coordinates; give fewer parts")
-        several = sorted({*WORDS, deployment.classes})
-        wanted = [k for k in several if k * ROWS_A_WORD <= len(rows)] if self.words == "auto" else [self.words]
-        if not wanted or max(wanted) > len(rows):
-            raise BadSetting(
-                f"codebook: {len(rows)} auxiliary rows make no codebook of words={self.words}; it takes a row a word, "
-                f"and for auto {ROWS_A_WORD * WORDS[0]} rows or more"
-            )
         labels = deployment.aux.labels if self.space == "discriminant" else None
         parts = [(part, axes_of(part, labels)) for part in torch.tensor_split(rows, self.parts, dim=1)]
+        distinct = min(len(torch.unique(part @ axes, dim=0)) for part, axes in parts)
+        several = [k for k in sorted({*WORDS, deployment.classes}) if k * ROWS_A_WORD <= len(rows) and k <= distinct]
+        wanted = several if self.words == "auto" else [self.words]
+        if not wanted or max(wanted) > distinct:
+            raise BadSetting(
+                f"codebook: {len(rows)} auxiliary rows, {distinct} of them distinct, make no codebook of "
+                f"words={self.words}; it takes a row a word, and for auto {ROWS_A_WORD * WORDS[0]} rows or more"
+            )
         tried = {k: [Book.of(part, axes, k) for part, axes in parts] for k in wanted}
         stretches = [part for part, _ in parts]
         error = {k: self._error(stretches, books, labels) for k, books in tried.items()} if len(tried) > 1 else {}

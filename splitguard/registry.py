@@ -103,19 +103,28 @@ class Registry(Generic[T]):
     def load(self) -> None:
         """Imports every module of the plug-in package and every entry point, once.
 
-        An entry point that breaks is told on stderr and remembered in `broken`; the others are loaded all the same.
+        A module that breaks breaks this call and the next ones, until it is mended. An entry point that breaks is told
+        on stderr and remembered in `broken`; the others are loaded all the same.
         """
         if self._loaded:
             return
-        self._loaded = True
-        if self._package is not None:
-            package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__):
-                if not module.name.startswith("_"):
-                    importlib.import_module(f"{self._package}.{module.name}")
+        tree = pkgutil.iter_modules(map(str, self.folders()))
+        self._loaded = True  # already here, for a plug-in that asks for others while it is imported
+        for module in tree:
+            if not module.name.startswith("_"):
+                self._load_module(f"{self._package}.{module.name}")
         if self._group is not None:
             for point in importlib.metadata.entry_points(group=self._group):
                 self._load_point(point)
+
+    def _load_module(self, name: str) -> None:
+        try:
+            importlib.import_module(name)
+        except BaseException:
+            self._loaded = False
+            # Python forgets a module that broke, and imports it anew: what it filed must not stand in its way.
+            self._found = {key: cls for key, cls in self._found.items() if cls.__module__ != name}
+            raise
 
     def _load_point(self, point: importlib.metadata.EntryPoint) -> None:
         try:

@@ -108,6 +108,24 @@ def test_a_broken_entry_point_is_told_and_the_others_are_loaded(
         installed.get("other")
 
 
+def test_after_a_plug_in_of_the_tree_broke_the_next_call_loads_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "their_tree"
+    tree.mkdir()
+    (tree / "__init__.py").write_text("")
+    files = "from tests.test_registry import MADE\nMADE[0].add('{0}')(type('{0}', (), {{'__module__': __name__}}))\n"
+    (tree / "early.py").write_text(files.format("early"))
+    (tree / "late.py").write_text(files.format("late") + "raise RuntimeError('no such license')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    MADE[:] = [Registry("thing", package="their_tree")]
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no such license"):
+            MADE[0].names()
+    (tree / "late.py").write_text(files.format("late"))
+    assert MADE[0].names() == ["early", "late"]
+
+
 WORDED = [
     (cls, name)
     for registry in (ATTACKS, DEFENSES)

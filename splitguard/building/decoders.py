@@ -72,8 +72,10 @@ class Decoder(nn.Module):
     def standardise(self, smashed: Tensor) -> None:
         """Takes mean and spread of the smashed data from a sample: one a channel of a spatial cut, else one a unit."""
         over = (0, 2, 3) if self.spatial else (0,)
+        correction = min(1, math.prod(smashed.shape[d] for d in over) - 1)  # a single value has no spread
         self.mean = smashed.mean(over, keepdim=True)
-        self.std = smashed.std(over, keepdim=True).clamp(min=1e-3 * float(smashed.std()) + 1e-12)
+        spread = smashed.std(over, correction=correction, keepdim=True)
+        self.std = spread.clamp(min=1e-3 * float(smashed.std(correction=correction)) + 1e-12)
 
     def forward(self, smashed: Tensor, guess: Tensor) -> Tensor:
         """(N, C, H, W)."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from splitguard.building.learners import rows_of
 from splitguard.seeding import derive, drawing, numpy_generator
 
 __all__ = ["MixMatch", "mixed", "sharpened"]
@@ -96,10 +97,10 @@ class MixMatch:
         with drawing(derive(seed, "layers")):  # for dropout in the network
             targets = F.one_hot(labels, classes).to(rows)
             for step in range(self.steps):
-                chosen = _drawn(len(rows), self.batch_size, generator)
+                chosen = rows_of(len(rows), self.batch_size, generator)
                 batch, wanted, known = augment(rows[chosen], generator), targets[chosen], len(chosen)
                 if len(others):
-                    unlabelled = others[_drawn(len(others), self.batch_size, generator)]
+                    unlabelled = others[rows_of(len(others), self.batch_size, generator)]
                     versions = [augment(unlabelled, generator) for _ in range(VERSIONS)]
                     guess = self._guess(network, versions)
                     batch, wanted = torch.cat([batch, *versions]), torch.cat([wanted, *[guess] * VERSIONS])
@@ -136,10 +137,3 @@ class MixMatch:
                     mine.lerp_(new, 1 - decay)
                 else:
                     mine.copy_(new)
-
-
-def _drawn(count: int, size: int, generator: torch.Generator) -> Tensor:
-    """(size,) positions below ``count``: different ones where there are enough."""
-    if count < size:
-        return torch.randint(count, (size,), generator=generator)
-    return torch.randperm(count, generator=generator)[:size]

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from splitguard.errors import BadSetting
 
 __all__ = ["Book", "axes_of"]
 
@@ -20,12 +23,23 @@ class Book:
 
     @classmethod
     def of(cls, rows: Tensor, axes: Tensor, count: int) -> Book:
-        """The mean rows of the clusters of k-means in the coordinates A."""
-        from sklearn.cluster import KMeans
+        """The mean rows of the clusters of k-means in the coordinates A.
 
-        found = KMeans(n_clusters=count, n_init=4, random_state=0).fit((rows @ axes).numpy())
+        Raises:
+            BadSetting: if fewer than ``count`` rows differ in those coordinates. The number of words is part of the
+                mechanism, so it is not lowered here.
+        """
+        from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # it says that rows coincide
+            found = KMeans(n_clusters=count, n_init=4, random_state=0).fit((rows @ axes).numpy())
         own = torch.nn.functional.one_hot(torch.from_numpy(found.labels_).long(), count).to(rows)
-        return cls(own.T @ rows / own.sum(0).clamp(min=1)[:, None], axes)
+        sizes = own.sum(0)
+        if (distinct := int((sizes > 0).sum())) < count:
+            raise BadSetting(f"{distinct} distinct rows among {len(rows)} make no {count} words; give fewer words")
+        return cls(own.T @ rows / sizes[:, None], axes)
 
     def nearest(self, rows: Tensor) -> Tensor:
         """(N,): the word of each row (N, D)."""

@@ -7,7 +7,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ def builds(name: str) -> str:
     """A dataclass derived from Attack, whose fields have defaults, with a goal and a threat."""
     cls = ATTACKS.get(name)
     need(isinstance(cls, type) and issubclass(cls, Attack), f"{cls!r} is no class derived from Attack")
-    need(is_dataclass(cls), "the class needs @dataclass above it: its fields are the settings")
+    need("__dataclass_fields__" in vars(cls), "the class needs @dataclass above it: its fields are the settings")
     attack = ATTACKS.build(name)
     for part in ("goal", "threat"):
         need(hasattr(attack, part), f"the class attribute {part} is missing")
@@ -132,7 +132,7 @@ def _fits(run: Run) -> None:
 
 
 def repeats(trial: Trial) -> str:
-    """A fresh instance with the same generator answers the same, to the bit."""
+    """A fresh instance with the same generator answers the same, to the bit, whatever the global ones hold."""
     first, second = trial.first.guess, trial.again().guess
     for part in ("images", "labels", "scores", "choices"):
         one, two = getattr(first, part), getattr(second, part)
@@ -146,17 +146,17 @@ def repeats(trial: Trial) -> str:
 
 
 def draws_alone(trial: Trial) -> str:
-    """No global generator of torch, NumPy or Python is drawn from or seeded."""
+    """No global generator of torch, NumPy or Python ends in another state; what a fork hides, `repeats` finds."""
     touched = trial.first.touched
     need(not touched, f"it used the global generator of {', '.join(touched)}; randomness comes in as `generator`")
     return "torch, numpy, random"
 
 
 def reads_only(trial: Trial) -> str:
-    """Nothing that the view hands out is written to."""
+    """Nothing that the view hands out is written to, nor the data of the task."""
     written = trial.first.written
     need(not written, f"it wrote to {', '.join(written)}; work on copies")
-    return "view, network, snapshots"
+    return "view, network, snapshots, data"
 
 
 def refuses(trial: Trial) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import is_dataclass
 
 from splitguard.api import ATTACKS, DEFENSES, Defense
 from splitguard.contract.kept import described, settings, survive_yaml, tried_all
@@ -47,7 +46,8 @@ def builds(name: str) -> str:
     """A dataclass derived from Defense, whose fields have defaults, binds where the head is trained."""
     cls = DEFENSES.get(name)
     need(isinstance(cls, type) and issubclass(cls, Defense), f"{cls!r} is no class derived from Defense")
-    need(cls is Defense or is_dataclass(cls), "the class needs @dataclass above it: its fields are the settings")
+    own = cls is Defense or "__dataclass_fields__" in vars(cls)  # a subclass inherits the mark, not the settings
+    need(own, "the class needs @dataclass above it: its fields are the settings")
     defense = DEFENSES.build(name)
     Bench(defense)
     return repr(defense) if settings(defense) else name

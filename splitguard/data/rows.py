@@ -68,7 +68,7 @@ class Data:
     """What one deployment trains on, is tested on, and is attacked with; all parts are pairwise disjoint.
 
     That the parts are disjoint, that the members are training rows and that the clients together hold the training
-    rows, each once, is checked here, so whoever has a `Data` can rely on it.
+    rows, each once and no client none, is checked here, so whoever has a `Data` can rely on it.
 
     Attributes:
         name: of the source.
@@ -78,7 +78,7 @@ class Data:
         aux: the attacker's own samples.
         query: rows never trained on, sent once through the deployed pipeline after training.
         members: ids of the member victims, all of them in ``train``.
-        clients: for each client the ids of its training rows; together they are ``train``.
+        clients: for each client the ids of its training rows, one or more; together they are ``train``.
         class_names: one a class, for people.
         partition: how the rows were dealt, as in ``"iid"`` or ``"dirichlet(0.3)"``.
         digest: SHA-256 over which rows are where, 16 hex digits.
@@ -124,6 +124,9 @@ class Data:
             raise BadSetting(
                 f"member victims are distinct training rows; not in train: {outside[:5]}, of {len(members)}"
             )
+        for number, own in enumerate(self.clients):
+            if len(own) == 0:
+                raise BadSetting(f"client {number} holds no training row; every client needs one or more")
         held = torch.cat(self.clients).sort().values if self.clients else self.train.ids[:0]
         if not torch.equal(held, self.train.ids.sort().values):
             raise BadSetting(

@@ -140,10 +140,13 @@ class Network:
         if node not in trace_.live:
             return "it does not depend on the network's input"
         beside = sorted(trace_.between(node, trace_.result).values, key=trace_.order.__getitem__)
-        if not beside:
-            return "what it hands over is not one tensor"
-        listed = " and ".join(dict.fromkeys(self._called(n, mode) for n in beside))
-        return f"beside it, {listed} would have to cross, to be used later on"
+        if beside:
+            listed = " and ".join(dict.fromkeys(self._called(n, mode) for n in beside))
+            return f"beside it, {listed} would have to cross, to be used later on"
+        late = trace_.reaching_behind(node)
+        if late:
+            return f"{self._called(late[0], mode)}, a later step, changes what lies before it"
+        return "what it hands over is not one tensor"
 
     def _called(self, node: fx.Node, mode: bool) -> str:
         trace_ = self.traces[mode]

@@ -94,12 +94,13 @@ def parts(trace: Trace, cuts: Sequence[fx.Node]) -> list[_Part]:
     """The steps of every stage, first to last; a batch size that a later stage needs is checked in all before it."""
     found: list[_Part] = []
     borders = [trace.source, *cuts, trace.result]
+    # What comes after the result belongs to the part that ends with it.
+    place = {**trace.order, trace.result: len(trace.order)}
     later: set[fx.Node] = set()
-    for number, (start, end) in reversed(list(enumerate(itertools.pairwise(borders)))):
+    for start, end in reversed(list(itertools.pairwise(borders))):
         span = trace.between(start, end)
-        last = len(trace.order) if number == len(cuts) else trace.order[end]
         for effect in trace.effects:
-            if trace.order[start] < trace.order[effect] <= last:
+            if place[start] < place[effect] <= place[end]:
                 more = trace.between(start, effect)
                 if not more.values:
                     span.steps |= more.steps

@@ -31,8 +31,10 @@ class Trace:
         numbers: steps whose result is a number, or several.
         counts: steps whose result depends on the input's batch size alone.
         state: the parameters and buffers that each step uses, with their names.
-        effects: steps whose result nobody uses, taken for what they do beside it.
-        gates, gate_set: steps through which everything goes that the result needs, in order.
+        effects: steps that the result does not need, taken for what they do beside it.
+        lasting: those of the effects that change a tensor: they work in place, or keep statistics.
+        gates, gate_set: steps through which everything goes that the result needs, in order; none that a lasting effect
+            reaches behind.
     """
 
     def __init__(self, root: nn.Module) -> None:
@@ -55,8 +57,10 @@ class Trace:
         self.names, self.layers, self.first = _numbered(tracer.events, {path for path, _ in root.named_modules()})
         self.drawing = {node: name for node, name in self.first.items() if draws(node, root)}
         self.state = {node: dict(state(node, root)) for node in self.order}
-        self.effects = [n for n in self.order if not n.users and has_effect(n, root)]
         self.counts = self._find_counts()
+        needed = self._needed()
+        self.effects = [n for n in self.order if n not in needed and has_effect(n, root)]
+        self.lasting = [n for n in self.effects if overwrites(n, root) or self._keeps_statistics(n)]
         self.gates = self._find_gates()
         self.gate_set = set(self.gates)
 
@@ -67,6 +71,20 @@ class Trace:
             if inputs and node not in self.numbers and overwrites(node, root):
                 place = self.order[node]
                 inputs[0].replace_all_uses_with(node, delete_user_cb=lambda user, at=place: self.order[user] > at)
+
+    def _needed(self) -> set[fx.Node]:
+        """The steps that the result is made of; one that is only asked for its size is none of them."""
+        needed: set[fx.Node] = set()
+        todo = [self.result]
+        while todo:
+            node = todo.pop()
+            if node not in needed and node not in self.counts:
+                needed.add(node)
+                todo += node.all_input_nodes
+        return needed
+
+    def _keeps_statistics(self, node: fx.Node) -> bool:
+        return node.op == "call_module" and any(not isinstance(held, nn.Parameter) for held in self.state[node])
 
     def _find_counts(self) -> set[fx.Node]:
         counts: set[fx.Node] = set()
@@ -98,10 +116,16 @@ class Trace:
         gates = []
         node = above[self.result]
         while node is not self.source:
-            if not unpacked(node) and not asks_shape(node):
+            # A later step may still ask a step before this one for its size, which would have to cross too.
+            alone = not self.between(node, self.result).values
+            if alone and not unpacked(node) and not asks_shape(node) and not self.reaching_behind(node):
                 gates.append(node)
             node = above[node]
         return gates[::-1]
+
+    def reaching_behind(self, gate: fx.Node) -> list[fx.Node]:
+        """The later steps that change what was made before ``gate``: nobody could take them if it were cut there."""
+        return [n for n in self.lasting if self.order[n] > self.order[gate] and self.between(gate, n).values]
 
     def between(self, start: fx.Node, end: fx.Node) -> Span:
         """What computes ``end`` from ``start``."""

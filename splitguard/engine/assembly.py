@@ -99,7 +99,7 @@ def make_loop(
         around=around,
         observers=[*watching, *([acting] if acting else [])],
         deployed=Deployed(stages, None if session.mode is Mode.CENTRALIZED else defense, noise, around.device),
-        fingerprint=_fingerprint(session, active, beside),
+        fingerprint=_fingerprint(session, active, beside, profile, adaptive=adaptive),
     )
     if acting is not None and isinstance(active, ClientAttack):
         if defense.overrides("optimizer"):
@@ -133,8 +133,11 @@ def _clients(session: Session, around: Surroundings) -> list[Client]:
     return clients
 
 
-def _fingerprint(session: Session, active: object | None, beside: Sequence[object]) -> str:
-    """What a checkpoint must agree on with the session that goes on from it."""
+def _fingerprint(
+    session: Session, active: object | None, beside: Sequence[object], profile: Profile, *, adaptive: bool
+) -> str:
+    """What a checkpoint must agree on with the session that goes on from it; the initial weights it replaces."""
+    parts = [p for owner in (session.defense, active, *beside) for p in getattr(owner, "defenses", (owner,))]
     facts = [
         session.data.digest,
         session.mode,
@@ -143,9 +146,10 @@ def _fingerprint(session: Session, active: object | None, beside: Sequence[objec
         dataclasses.asdict(session.training),
         session.seed,
         [
-            (type(p).__name__, settings_of(p) if dataclasses.is_dataclass(p) else {})
-            for p in (session.defense, active, *beside)
+            (type(p).__name__, getattr(p, "version", None), settings_of(p) if dataclasses.is_dataclass(p) else {})
+            for p in parts
         ],
+        (profile, adaptive) if active or beside else None,
         {k: tuple(v.shape) for k, v in session.split.state_dict().items()},
     ]
     return hashlib.sha256(json.dumps(facts, default=str, sort_keys=True).encode()).hexdigest()[:16]

@@ -87,7 +87,8 @@ def load_checkpoint(path: Path, loop: Loop) -> None:
         module.load_state_dict(state["networks"][name])
     loop.noise.set_state(state["noise"])
     if loop.round.stored is not None:
-        loop.round.stored.load_state_dict(state["stored"])
+        loop.round.stored.load_state_dict({k: v.to(loop.around.device) for k, v in state["stored"].items()})
     loop.transcript.load_state_dict(state["transcript"])
     for observer, saved in zip(loop.observers, state["observers"], strict=True):
         observer.load_state_dict(saved)
+        observer.follow(loop.server.body.module)

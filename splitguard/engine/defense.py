@@ -117,7 +117,7 @@ class Defense:
         return split
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Further networks it trains by itself, for checkpoints and for cost."""
+        """Further networks it trains by itself; checkpoints and saved sessions hold them, costs do not count them."""
         return {}
 
     def bind(self, deployment: Deployment) -> None:

@@ -15,6 +15,7 @@ from splitguard.engine.pretrain import pretrain
 from splitguard.engine.threat import Mode
 from splitguard.engine.training import Training
 from splitguard.engine.wire import Phase
+from splitguard.errors import BadSetting
 from splitguard.seeding import generator
 
 __all__ = ["bind", "freeze"]
@@ -24,9 +25,18 @@ def freeze(network: SplitModel, data: Data, training: Training, around: Surround
     """Pre-trains all stages on auxiliary rows, fixes the head, and returns the accuracy reached so far.
 
     None where nothing was trained: a random head says nothing about what auxiliary rows are good for.
+
+    Raises:
+        BadSetting: if there are no auxiliary rows to pre-train it on.
     """
+    epochs = training.epochs if training.pretrain_epochs is None else training.pretrain_epochs
+    if epochs > 0 and len(data.aux) == 0:
+        raise BadSetting(
+            "train: head: frozen is pre-trained, and needs auxiliary rows, or pretrain_epochs: 0 to leave it at its "
+            "random weights; this data has no auxiliary rows"
+        )
     network.train()
-    if training.pretrain_epochs == 0:
+    if epochs == 0:
         network.head.eval().requires_grad_(False)
         return None
     pretrain(network, data.aux, training, around, seed)

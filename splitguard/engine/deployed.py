@@ -48,9 +48,9 @@ class Deployed:
     device: torch.device
 
     def send(self, inputs: Tensor, ctx: Context) -> Tensor:
-        """Smashed data (N, *cut1) of ``inputs`` (N, *in), after the defense."""
+        """Smashed data (N, *cut1) of ``inputs`` (N, *in), after the defense; ``inputs`` stay as they are."""
         with evaluating(self.stages[:1]):
-            smashed: Tensor = self.stages[0](inputs.to(self.device))
+            smashed: Tensor = self.stages[0](inputs.to(self.device, copy=True))  # it may work in place
             return smashed if self.defense is None else self.defense.on_send(smashed, ctx, self.noise)
 
     def accuracy(self, rows: Rows, ctx: Context) -> float | None:

@@ -61,12 +61,15 @@ class FedServer:
         self.trained = [[] for _ in self._clients]
 
     def average(self) -> None:
-        """sum_i (n_i / N) w_i for every parameter and floating buffer; whole-number buffers take the largest."""
+        """Of the layers that are sent: sum_i (n_i / N) w_i for every parameter and floating buffer.
+
+        Whole-number buffers take the largest.
+        """
         seen = self.seen
         shares = [n / sum(seen) for n in seen]
-        for stages in ([c.head for c in self._clients], [c.tail for c in self._clients if c.tail]):
+        for stages in zip(*map(self._sent_by, self._clients), strict=True):
             states = [s.module.state_dict() for s in stages]
-            for name in states[0] if states else ():
+            for name in states[0]:
                 values = [s[name] for s in states]
                 if values[0].is_floating_point():
                     mean = sum((v * w for v, w in zip(values, shares, strict=True)), torch.zeros_like(values[0]))

@@ -32,6 +32,9 @@ from splitguard.seeding import derive, generator
 
 __all__ = ["Loop", "Progress"]
 
+#: Rounds between two looks at the losses; each look waits for the device.
+CHECK_EVERY = 20
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -106,13 +109,15 @@ class Loop:
         while self.epoch < self.training.epochs and not self.stopped:
             if self.fed is not None and self.done_in_epoch == 0:
                 self.fed.hand_out(self.epoch)
-            for number, sendings in enumerate(rounds(self.mode, self.training.turn, self._batches())):
+            played = list(rounds(self.mode, self.training.turn, self._batches()))
+            for number, sendings in enumerate(played):
                 if number < self.done_in_epoch:
                     continue  # played before the checkpoint
                 self._play(sendings)
                 self.done_in_epoch += 1
                 self.seconds = time.perf_counter() - began
-                if progress is not None and self.step % 4 == 0:
+                last = self.stopped or number + 1 == len(played)
+                if progress is not None and (last or self.step % 4 == 0):
                     rate = (self.step - first) / max(time.perf_counter() - began, 1e-9)
                     progress(Progress(self.step, total, self.epoch, float(self.losses[-1]), rate))
                 every = self.training.checkpoint_every
@@ -155,11 +160,12 @@ class Loop:
             for observer in self.observers:
                 observer.notify(exchanges, self.server.body.module)
         self.step += 1
-        if self.step % 20 == 0:
+        if self.step % CHECK_EVERY == 0:
             self._check_finite()
         if self.fed is not None:
             for parcel in parcels:
-                self.fed.trained[parcel.client.number].append(parcel.batch.ids)
+                if not parcel.probing:
+                    self.fed.trained[parcel.client.number].append(parcel.batch.ids)
             every = self.training.average_every
             if isinstance(every, int) and self.step % every == 0:
                 self.fed.collect(self.epoch, self.step)
@@ -179,9 +185,9 @@ class Loop:
         return Parcel(client, Batch(inputs, rows.ids, shown), labels, ctx)
 
     def _hand_over(self, client: Client) -> None:
-        """Counts head and tail going from the last client to this one, where they are handed on."""
-        if self.fed is None and self.holder not in (-1, client.number) and self.training.head == "trained":
-            for stage in (client.head, client.tail):
+        """Counts head, unless it is frozen, and tail going from the last client to this one, if they are handed on."""
+        if self.fed is None and self.holder not in (-1, client.number):
+            for stage in (client.head if self.training.head == "trained" else None, client.tail):
                 if stage is not None:
                     self.link.count("handover", stage.handed_on())
         self.holder = client.number
@@ -234,7 +240,8 @@ class Loop:
             self.transcript.append(exchange, made_by=(-1, -1), head=self.clients[0].layers)
 
     def _check_finite(self) -> None:
-        if self.losses and not bool(torch.isfinite(torch.stack(self.losses)).all()):
+        """Looks at the latest losses; since it last did, no more than `CHECK_EVERY` came."""
+        if self.losses and not bool(torch.isfinite(torch.stack(self.losses[-CHECK_EVERY:])).all()):
             raise Diverged(
                 f"the loss was not a finite number in epoch {self.epoch}, by step {self.step}. "
                 "Try a smaller learning rate; a defense with a large penalty weight can also cause it."

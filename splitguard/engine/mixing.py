@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,15 +20,18 @@ from splitguard.seeding import drawing
 __all__ = ["mixes_rows"]
 
 ROWS = 7  # unlike any dimension of common layers, so that rows are not taken for something else
+#: What a row is replaced by: one minus itself, then a constant. A maximum over the batch, say, shows itself only where
+#: the row that is changed holds it, and a clamp only beyond its limit.
+REPLACED = (None, 0.0, 1.0, 1e3, -1e3)
 
 
 def mixes_rows(stage: nn.Module, input_shape: Sequence[int], *, training: bool = True) -> list[str]:
     """The layers of ``stage`` that mix the rows of a batch, in network order; none for a stage that is per-sample.
 
-    Proved by trying: two batches that differ in one row (the first, then the last) go through a copy of the stage, step
-    by step and with the same draws. A step whose result differs in another row mixes; its result is then mended, so
-    that the steps after it are judged by themselves. BatchNorm that uses the statistics of the batch is
-    always named, whatever the trial says.
+    Found by trying, which proves nothing of a layer that is not named: pairs of batches that differ in one row, each
+    row in turn and by each of `REPLACED`, go through a copy of the stage, step by step and with the same draws. A step
+    whose result differs in another row mixes; its result is then mended, so that the steps after it are judged by
+    themselves. BatchNorm that uses the statistics of the batch is always named, whatever the trials say.
 
     Args:
         stage: a stage from `split`, or any network that torch.fx can follow.
@@ -46,8 +50,8 @@ def mixes_rows(stage: nn.Module, input_shape: Sequence[int], *, training: bool =
         for number, node in enumerate(twin.graph.nodes)
         if node.op == "call_module" and _uses_batch_statistics(fetch(twin, str(node.target)))
     }
-    for row in (0, ROWS - 1):
-        found |= _mixing(twin, input_shape, row)
+    for row, far in itertools.product(range(ROWS), REPLACED):
+        found |= _mixing(twin, input_shape, row, far)
     return list(dict.fromkeys(name for _, name in sorted(found.items())))
 
 
@@ -58,11 +62,11 @@ def _uses_batch_statistics(layer: nn.Module) -> bool:
     )
 
 
-def _mixing(stage: Stage, input_shape: Sequence[int], row: int) -> dict[int, str]:
+def _mixing(stage: Stage, input_shape: Sequence[int], row: int, far: float | None) -> dict[int, str]:
     """The steps through which ``row`` reaches other rows, by their number."""
     here = example(stage, input_shape, rows=ROWS)
     there = here.clone()
-    there[row] = 1 - here[row]
+    there[row] = 1 - here[row] if far is None else far
     others = [r for r in range(ROWS) if r != row]
     one: dict[fx.Node, Any] = {}
     two: dict[fx.Node, Any] = {}

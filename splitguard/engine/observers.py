@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from splitguard.engine.roles import ClientAttack, OnlineAttack, ServerAttack
+from splitguard.engine.threat import Party, Sees
 from splitguard.engine.view import CHANNELS, View
 from splitguard.engine.wire import Exchange
 
@@ -39,14 +40,23 @@ class Observer:
         self._quietly(lambda: attack.start(self._view, generator))
 
     def notify(self, exchanges: Sequence[Exchange], body: nn.Module) -> None:
-        """After a round: brings the copy of the body up to date and shows each exchange."""
+        """After a round: brings the copy of the body up to date and shows each exchange that reaches the attack."""
+        self.follow(body)
+        for shown in map(self.masked, filter(self._reaches, exchanges)):
+            self._quietly(partial(self.attack.observe, shown, self._view, self._generator))
+
+    def follow(self, body: nn.Module) -> None:
+        """Brings the copy of the body up to date."""
         with torch.no_grad():
             live = body.state_dict()
             for name, mine in self._copy.state_dict().items():
                 mine.copy_(live[name])
         self._copy.train(body.training)
-        for shown in map(self.masked, exchanges):
-            self._quietly(partial(self.attack.observe, shown, self._view, self._generator))
+
+    def _reaches(self, exchange: Exchange) -> bool:
+        """Whether the attack sees smashed data, and these: an attacking client is client 0, and sees its own alone."""
+        of_others = self._view.party is Party.CLIENT and exchange.client != 0
+        return self._view.sees(Sees.SMASHED) and not of_others
 
     def masked(self, exchange: Exchange) -> Exchange:
         """A copy of the exchange without the channels that are not granted, in memory of its own."""

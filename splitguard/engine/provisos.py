@@ -16,8 +16,9 @@ def in_session(stated: Sequence[Guarantee], training: Training, rows: int) -> tu
     """The statements as they hold in a session of so many training rows.
 
     Each one is voided where delta is not below one over the number of rows: it would allow to publish a row outright.
-    Clauses name what is taken for granted: that nobody knows the seed, where the noise comes from one, and that a
-    frozen head and the auxiliary rows owe nothing to private rows.
+    Clauses name what is taken for granted: that nobody knows the seed, where the noise comes from one; that a frozen
+    head and the auxiliary rows owe nothing to private rows; and, of the whole view, that no layer of the head mixes
+    rows, which `mixes_rows` looks for.
     """
     taken = []
     if training.noise == "seeded":
@@ -30,4 +31,6 @@ def in_session(stated: Sequence[Guarantee], training: Training, rows: int) -> tu
 def _with(one: Guarantee, taken: Sequence[str], rows: int) -> Guarantee:
     if one.delta * rows >= 1:
         return one.voided(f"delta={one.delta:.4g} is not below one over the {rows} training rows")
-    return dataclasses.replace(one, exclusions=(*one.exclusions, *taken))
+    whole_view = one.channel == "inputs" and one.epsilon is not None
+    alone = ["that no layer of the head mixes rows was tried, not proved"] if whole_view else []
+    return dataclasses.replace(one, exclusions=(*one.exclusions, *taken, *alone))

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from splitguard.data.augment import augment
 from splitguard.data.rows import Data
 from splitguard.engine.assembly import make_loop
 from splitguard.engine.cost import measure
@@ -66,17 +67,19 @@ def train(
         profile: the strongest adversary that active and watching attacks may be.
         adaptive: whether they may use what they know of the defense.
         checkpoint: a file; an existing one is gone on from, to the same bits.
-        progress: called every few rounds.
+        progress: called every few rounds, and at the end of each epoch.
 
     Raises:
         Diverged: if a loss is not finite.
-        BadCut, BadSetting, NotSupported: before anything is trained.
+        BadCut, BadSetting, NotSupported: before any private row is trained on. What a defense or an attack refuses, and
+            the checkpoint of another session, is only found once a frozen head has been pre-trained.
     """
     began = time.perf_counter()
     training = training or Training()
     defense = defense if defense is not None else Defense()
     if mode is Mode.CENTRALIZED and (type(defense) is not Defense or active or beside):
         raise NotSupported("centralized training has no cut to defend or attack; use mode vanilla")
+    augment(data.train.inputs[:0], training.augment, generator(seed, "unused"))  # refuses what is no image
     place = resolve(module, data.input_shape, mode=mode, cut=cut, labels=labels, defense=defense)
     with _threads(training.threads):
         network = defense.wrap(split(module, place.cuts), generator(seed, "wrap"))

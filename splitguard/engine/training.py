@@ -179,14 +179,14 @@ _ALLOWED: dict[str, tuple[str, ...]] = {
 
 
 def _chosen(choices: Choices, part: str, what: str) -> tuple[str, dict[str, Any]]:
-    """The name and settings for one part, whether given for all parts or for each."""
+    """The name and settings for one part, given for all parts or for each; a part not named does as the head."""
     wanted = f"train: {what} is {{name: ..., settings}} or one such mapping for each of {PARTS}; got {choices!r}"
     if not isinstance(choices, Mapping):
         raise BadSetting(wanted)
     if "name" not in choices:
         if not choices or set(choices) - set(PARTS):
             raise BadSetting(wanted)
-        choices = choices[part] if part in choices else next(iter(choices.values()))
+        choices = next(choices[named] for named in (part, *PARTS) if named in choices)
         if not isinstance(choices, Mapping) or "name" not in choices:
             raise BadSetting(wanted)
     settings = {k: v for k, v in choices.items() if k != "name"}

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from splitguard.engine.train import train
 from splitguard.engine.view import View
 from splitguard.errors import NotSupported
 from splitguard.models import make_model
-from splitguard.seeding import generator
+from splitguard.seeding import derive, drawing, generator
 
 __all__ = ["Run", "Trial"]
 
@@ -45,8 +46,10 @@ class Run:
 
     Attributes:
         attack, session, view, guess: the instance that ran, and what it attacked, saw and answered.
-        touched: the global generators that it drew from or seeded.
-        written: the parts of the view, and of the networks behind it, that it wrote to.
+        touched: the global generators that it drew from or seeded, while the session was trained too; what it drew from
+            torch's there is hidden by a fork, so that `Trial.again` has to tell.
+        written: the parts of the view, and of the networks behind it, that it wrote to; and the data of the task, if it
+            did so while the session was trained or after.
     """
 
     attack: Attack
@@ -96,32 +99,35 @@ class Trial:
         """The toy deployment in use: the first on which somebody can mount the attack, and which it does not refuse."""
         return self._places[0][:2]
 
-    def setting(self) -> tuple[Attack, Session, View]:
-        """A fresh instance, a session that it watched or steered if that is its seat, and its view."""
-        attack = self.make()
-        where = (*self._places[0], federated() if self._places[0][0] is Mode.SPLITFED else toy(attack.goal))
-        session = _trained(*where) if attack.seat is Seat.AFTER else _train(*where, attack)
-        return attack, session, session.view(attack, profile=Profile.ACTIVE)
-
     @functools.cached_property
     def first(self) -> Run:
         """A run on a setting of its own; a deployment that the attack refuses gives way to the next."""
         while True:
             try:
-                return self.again()
+                return self._run()
             except NotSupported:
                 if len(self._places) == 1:
                     raise
                 del self._places[0]
 
     def again(self) -> Run:
-        """The same once more."""
-        attack, session, view = self.setting()
-        globals_before, parts_before = _globals(), _parts(view, session)
+        """The same once more, from other states of the global generators."""
+        with _other_globals():
+            return self._run()
+
+    def _run(self) -> Run:
+        """A fresh instance on a session that it watched or steered if that is its seat."""
+        attack = self.make()
+        task = federated() if self._places[0][0] is Mode.SPLITFED else toy(attack.goal)
+        globals_before, data_before = _globals(), _hashed({"the task's data": task.data})
+        where = (*self._places[0], task)
+        session = _trained(*where) if attack.seat is Seat.AFTER else _train(*where, attack)
+        view = session.view(attack, profile=Profile.ACTIVE)
+        before = _parts(view, session) | data_before
         guess = attack.run(view, generator(0, "contract"))
-        globals_after, parts_after = _globals(), _parts(view, session)
+        globals_after, after = _globals(), _parts(view, session) | _hashed({"the task's data": task.data})
         touched = tuple(n for n, state in globals_before.items() if globals_after[n] != state)
-        written = tuple(n for n, state in parts_before.items() if parts_after[n] != state)
+        written = tuple(n for n, state in before.items() if after[n] != state)
         return Run(attack, session, view, guess, touched, written)
 
 
@@ -157,10 +163,30 @@ def _globals() -> dict[str, str]:
     return {name: hashlib.sha256(state).hexdigest() for name, state in states.items()}
 
 
+@contextlib.contextmanager
+def _other_globals() -> Iterator[None]:
+    """A block that begins with other states of the global generators; they are restored afterwards."""
+    seed = derive(0, "other global states")
+    numpy_before, random_before = np.random.get_state(), random.getstate()  # noqa: NPY002  # as in `_globals`
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
+    try:
+        with drawing(seed):
+            yield
+    finally:
+        np.random.set_state(numpy_before)  # noqa: NPY002
+        random.setstate(random_before)
+
+
 def _parts(view: View, session: Session) -> dict[str, str]:
     """The tensors of a view, and of the networks and snapshots behind it, hashed part by part."""
     parts: dict[str, object] = {f.name.lstrip("_"): getattr(view, f.name) for f in fields(view)}
     parts |= {"network": session.split.state_dict(), "head snapshots": session.transcript.snapshots}
+    return _hashed(parts)
+
+
+def _hashed(parts: Mapping[str, object]) -> dict[str, str]:
+    """The tensors of each part, hashed."""
     out = {}
     for name, part in parts.items():
         found = hashlib.sha256()

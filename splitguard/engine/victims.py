@@ -23,7 +23,7 @@ class Victims(NamedTuple):
 
     Attributes:
         ids: (N,).
-        releases: their rows on the wire; None where none were kept.
+        releases: their rows on the wire, for an attacking client its own alone; None where none were kept.
         context: all rows of one client for one epoch, where they were kept.
         known: rows of the context whose labels the attacker knows; they are no victims.
     """
@@ -51,7 +51,9 @@ def victims_of(session: Session, goal: Goal, party: Party, phase: str, known: in
         ids = rows[~torch.isin(rows, told.ids)]
         return Victims(ids, context.where(torch.isin(context.ids, ids)), context, told)
     if party is Party.CLIENT:
-        ids = ids[torch.isin(ids, session.data.clients[0])]
+        own = session.data.clients[0]
+        ids = ids[torch.isin(ids, own)]
+        releases = None if releases is None else releases.where(torch.isin(releases.ids, own))
     if releases is not None:
         ids = ids[torch.isin(ids, releases.ids)]
     return Victims(ids, releases, context, None)

@@ -112,12 +112,15 @@ class Releases:
         return self.where(self._positions(ids)[:, -1])
 
     def all_of(self, ids: Tensor) -> tuple[Releases, int]:
-        """All entries of ``ids``, which all have the same number T of them, ordered by id, then time, and T."""
+        """The latest T entries of each of ``ids``, ordered by id, then time, and T, the smallest number that any has.
+
+        Of an id that has more, the earliest are left out.
+        """
         positions = self._positions(ids)
         return self.where(positions.flatten()), positions.shape[1]
 
     def means(self, ids: Tensor) -> tuple[Tensor, int]:
-        """For each id, in this order, the mean (N, *cut) of its T smashed entries, all having as many, and T.
+        """For each id, in this order, the mean (N, *cut) of its latest T smashed entries, and T; see `all_of`.
 
         Entries that repeat each other, for every id, are one answer that was remembered: then T is 1.
         """

@@ -19,6 +19,7 @@ from splitguard.metrics.labels import (
     auc_rows,
     balanced_accuracy,
     balanced_accuracy_rows,
+    cells,
     check_labels,
     tpr_at_fpr,
 )
@@ -112,7 +113,8 @@ def score_attributes(
     guess, truth, blind = guess.cpu(), truth.cpu(), blind.cpu()
     reached, base = balanced_accuracy(guess, truth), balanced_accuracy(blind, truth)
     generator = seeding.numpy_generator(seed, "attribute score")
-    interval = bootstrap(_attribute_rows, guess.numpy(), blind.numpy(), truth.numpy(), generator=generator)
+    drawn = [cells(truth, named == truth) for named in (guess, blind)]
+    interval = bootstrap(_attribute_rows, *drawn, generator=generator)
     return AttributeScore(
         attribute_accuracy=accuracy(guess, truth),
         balanced_accuracy=reached,
@@ -142,7 +144,7 @@ def score_membership(scores: Tensor, members: Tensor, *, seed: int = 0) -> Membe
         margin = margin[:, 1] - margin[:, 0]
     area, found = auc(margin, truth), tpr_at_fpr(margin, truth, fpr=0.01)
     generator = seeding.numpy_generator(seed, "membership score")
-    interval = bootstrap(lambda s, t: 2 * auc_rows(s, t) - 1, margin.numpy(), truth.numpy(), generator=generator)
+    interval = bootstrap(lambda drawn: 2 * auc_rows(drawn) - 1, cells(margin, truth), generator=generator)
     ones = int(truth.sum())
     limits = None if found is None else clopper_pearson(round(found * ones), ones)
     return MembershipScore(
@@ -198,8 +200,8 @@ def _share(value: float, blind: float, best: float) -> float | None:
     return (value - blind) / (best - blind) if best - blind > TINY else None
 
 
-def _attribute_rows(guess: Array, blind: Array, truth: Array) -> Array:
-    reached, base = balanced_accuracy_rows(guess, truth)[0], balanced_accuracy_rows(blind, truth)[0]
+def _attribute_rows(guess: Array, blind: Array) -> Array:
+    reached, base = balanced_accuracy_rows(guess)[0], balanced_accuracy_rows(blind)[0]
     return np.where(1 - base > TINY, (reached - base) / np.maximum(1 - base, TINY), np.nan)
 
 

@@ -79,7 +79,7 @@ class LabelScore(_Score):
         balanced_accuracy: mean recall over the classes among the victims; None if there is one only.
         label_auc: for two classes with scores; the sign is fixed in advance, larger means class 1.
         label_tpr: true positives at 1 % false positives; as `label_auc`.
-        blind: accuracy of always guessing the most frequent class of the prior.
+        blind: accuracy of always guessing the most frequent class of the prior; None if no prior is known.
         leakage: 2 AUC - 1 for two classes with scores; else (balanced accuracy - 1/K) / (1 - 1/K). Signed.
         leakage_low: lower end of its 95 % bootstrap interval over victims, one seed.
         leakage_high: upper end.
@@ -90,7 +90,7 @@ class LabelScore(_Score):
     balanced_accuracy: float | None
     label_auc: float | None
     label_tpr: float | None
-    blind: float
+    blind: float | None
     leakage: float | None
     leakage_low: float | None
     leakage_high: float | None

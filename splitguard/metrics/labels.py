@@ -18,6 +18,7 @@ __all__ = [
     "auc_rows",
     "balanced_accuracy",
     "balanced_accuracy_rows",
+    "cells",
     "check_labels",
     "label_cluster_accuracy",
     "majority_accuracy",
@@ -69,18 +70,36 @@ def balanced_accuracy(guess: Tensor, truth: Tensor) -> float | None:
         BadSetting: for other shapes or types.
     """
     _check_pair(guess, truth)
-    return _number(balanced_accuracy_rows(guess.cpu().numpy()[None], truth.cpu().numpy()[None])[0][0])
+    truth = truth.cpu()
+    return _number(balanced_accuracy_rows(cells(truth, guess.cpu() == truth)[None])[0][0])
 
 
-def balanced_accuracy_rows(guess: Array, truth: Array) -> tuple[Array, Array]:
-    """`balanced_accuracy` of each row of (R, N), NaN where it is missing; and the number of classes in each row."""
-    recalls = np.zeros(len(truth))
-    present = np.zeros(len(truth))
-    for label in np.unique(truth):
-        of_class = truth == label
-        count = of_class.sum(axis=1)
-        recalls += ((guess == label) & of_class).sum(axis=1) / np.maximum(count, 1)
-        present += count > 0
+def cells(values: Tensor, marks: Tensor) -> Array:
+    """(N,): twice the place of a value among the distinct ones, ascending, plus 1 where it is marked.
+
+    It is all that the metrics of rows need of N victims, and no more work for 2,000 resamples than to count.
+    """
+    return np.asarray(2 * np.unique(values.cpu().numpy(), return_inverse=True)[1] + marks.cpu().numpy())
+
+
+def _counted(drawn: Array) -> tuple[Array, Array]:
+    """How many cells of (R, N) are unmarked and how many are marked, each (R, number of places)."""
+    width = 2 * (int(drawn.max()) // 2 + 1)
+    places = drawn + width * np.arange(len(drawn))[:, None]
+    table = np.bincount(places.ravel(), minlength=width * len(drawn)).reshape(len(drawn), -1, 2)
+    return table[:, :, 0], table[:, :, 1]
+
+
+def balanced_accuracy_rows(drawn: Array) -> tuple[Array, Array]:
+    """`balanced_accuracy` of each row of (R, N), NaN where it is missing; and the number of classes in each row.
+
+    Args:
+        drawn: of ``cells(truth, guess == truth)``.
+    """
+    wrong, right = _counted(drawn)
+    count = wrong + right
+    recalls = sum((right / np.maximum(count, 1)).T, np.zeros(len(drawn)))
+    present = (count > 0).sum(axis=1)
     return np.where(present > 1, recalls / np.maximum(present, 1), np.nan), present
 
 
@@ -98,19 +117,19 @@ def auc(scores: Tensor, truth: Tensor) -> float | None:
         BadSetting: for other shapes, labels, or scores that are not finite.
     """
     _check_binary(scores, truth)
-    return _number(auc_rows(scores.detach().cpu().numpy()[None], truth.cpu().numpy()[None])[0])
+    return _number(auc_rows(cells(scores.detach().double(), truth)[None])[0])
 
 
-def auc_rows(scores: Array, truth: Array) -> Array:
-    """`auc` of each row of (R, N), from ranks (Mann and Whitney); NaN where it is missing."""
-    from scipy.stats import rankdata
+def auc_rows(drawn: Array) -> Array:
+    """`auc` of each row of (R, N), as the share of pairs (Mann and Whitney); NaN where it is missing.
 
-    ones = truth == 1
-    positives = ones.sum(axis=1)
-    negatives = ones.shape[1] - positives
-    above = (rankdata(scores, axis=1) * ones).sum(axis=1) - positives * (positives + 1) / 2
-    pairs = positives * negatives
-    return np.where(pairs > 0, above / np.maximum(pairs, 1), np.nan)
+    Args:
+        drawn: of ``cells(scores, truth)``.
+    """
+    zeros, ones = _counted(drawn)
+    twice_above = (ones * (2 * zeros.cumsum(axis=1) - zeros)).sum(axis=1)
+    pairs = zeros.sum(axis=1) * ones.sum(axis=1)
+    return np.where(pairs > 0, twice_above / 2 / np.maximum(pairs, 1), np.nan)
 
 
 def tpr_at_fpr(scores: Tensor, truth: Tensor, *, fpr: float = 0.01) -> float | None:

@@ -21,6 +21,7 @@ from splitguard.metrics.labels import (
     auc_rows,
     balanced_accuracy,
     balanced_accuracy_rows,
+    cells,
     check_labels,
     majority_accuracy,
     tpr_at_fpr,
@@ -140,12 +141,14 @@ def score_labels(
         scores: (N, K), larger is more likely; or (N,) with two classes, larger means class 1; or None.
         truth: (N,) in 0..K-1, the victims in the same order.
         classes: K, at least 2.
-        prior: (K,), class frequencies the attacker may know, as counted on auxiliary data; never from ``truth``.
+        prior: (K,), class frequencies the attacker may know, as counted on auxiliary data; never from ``truth``. All
+            NaN where it knows none, as without auxiliary rows.
         seed: draws the bootstrap.
 
     Returns:
         See `LabelScore`. Leakage by balanced accuracy takes for K the number of classes among the victims, so that one
         constant guess never scores above 0; with all classes present that is K. It is None if there is one class only.
+        The blind guess is None where no prior is known; leakage, which is against chance, does not need it.
 
     Raises:
         BadSetting: for neither guess nor scores, other shapes, labels out of range, or scores that are not finite.
@@ -169,20 +172,21 @@ def score_labels(
 
     balanced = balanced_accuracy(guess, truth)
     area = None if margin is None else auc(margin, truth)
+    blind = None if bool(prior.isnan().all()) else majority_accuracy(truth, prior)
     generator = seeding.numpy_generator(seed, "label score")
     if margin is None:
         present = len(torch.unique(truth))
         leakage = None if balanced is None else relative_to_blind(balanced, 1 / present)
-        interval = bootstrap(_balanced_leakage_rows, guess.numpy(), truth.numpy(), generator=generator)
+        interval = bootstrap(_balanced_leakage_rows, cells(truth, guess == truth), generator=generator)
     else:
         leakage = None if area is None else 2 * area - 1
-        interval = bootstrap(_auc_leakage_rows, margin.numpy(), truth.numpy(), generator=generator)
+        interval = bootstrap(_auc_leakage_rows, cells(margin, truth), generator=generator)
     return LabelScore(
         label_accuracy=accuracy(guess, truth),
         balanced_accuracy=balanced,
         label_auc=area,
         label_tpr=None if margin is None else tpr_at_fpr(margin, truth, fpr=0.01),
-        blind=majority_accuracy(truth, prior),
+        blind=blind,
         leakage=leakage,
         leakage_low=interval.low if interval else None,
         leakage_high=interval.high if interval else None,
@@ -232,11 +236,11 @@ def _leakage_rows(ssims: Array, blinds: Array) -> Array:
     return np.where(room > 1e-9, (ssims.mean(axis=1) - blind) / np.maximum(room, 1e-9), np.nan)
 
 
-def _auc_leakage_rows(margin: Array, truth: Array) -> Array:
-    return np.asarray(2 * auc_rows(margin, truth) - 1)
+def _auc_leakage_rows(drawn: Array) -> Array:
+    return np.asarray(2 * auc_rows(drawn) - 1)
 
 
-def _balanced_leakage_rows(guess: Array, truth: Array) -> Array:
-    balanced, present = balanced_accuracy_rows(guess, truth)
+def _balanced_leakage_rows(drawn: Array) -> Array:
+    balanced, present = balanced_accuracy_rows(drawn)
     chance = 1 / np.maximum(present, 2)
     return np.asarray((balanced - chance) / (1 - chance))

@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[Any]
-_NUMBERS_AT_ONCE = 1 << 21
+_NUMBERS_AT_ONCE = 1 << 17
 
 
 @dataclass(frozen=True)

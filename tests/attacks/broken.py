@@ -67,6 +67,18 @@ class NeedsSetting(Honest):
     wanted: int
 
 
+class Inherited(Honest):
+    """Has a setting that its parent's @dataclass does not know.
+
+    Args:
+        scale: of nothing.
+        shape: a tuple.
+        further: a number.
+    """
+
+    further: float = 1.0
+
+
 class NoAttack:
     """Of another family."""
 
@@ -209,6 +221,7 @@ BREAKERS: list[tuple[Any, str, str]] = [
     (NeedsSetting, "builds with its defaults", "needs the setting 'wanted'"),
     (NoAttack, "builds with its defaults", "is no class derived from Attack"),
     (NoDataclass, "builds with its defaults", "needs @dataclass above it"),
+    (Inherited, "builds with its defaults", "needs @dataclass above it"),
     (Undescribed, "is described", "Args in the docstring leaves out shape"),
     (Unversioned, "is described", "version must be a whole number from 1; got '1'"),
     (NotPlain, "settings survive YAML", "not JSON serializable"),

@@ -53,6 +53,21 @@ def test_dead_units_do_not_divide_by_zero() -> None:
     assert bool(torch.isfinite(decoder(smashed, torch.zeros(2, 1, 8, 8))).all())
 
 
+@pytest.mark.parametrize(
+    ("cut", "rows"), [((3,), 1), ((1,), 1), ((2, 1, 1), 1), ((2, 1, 2), 1), ((3,), 5), ((2, 3, 3), 5)]
+)
+def test_a_single_row_is_standardised_without_nan(cut: tuple[int, ...], rows: int) -> None:
+    """And what has a spread keeps it to the bit."""
+    decoder = make_decoder(cut, (1, 8, 8), width=2, blocks=0, generator=gen())
+    smashed = torch.randn(rows, *cut, generator=gen(1))
+    decoder.standardise(smashed)
+    assert bool(torch.isfinite(decoder(smashed, torch.zeros(rows, 1, 8, 8))).all())
+    over = (0, 2, 3) if len(cut) == 3 else (0,)
+    if smashed.numel() > cut[0]:
+        least = 1e-3 * float(smashed.std()) + 1e-12
+        assert torch.equal(decoder.std, smashed.std(over, keepdim=True).clamp(min=least))
+
+
 def test_weights_come_from_the_generator_alone(rng_untouched: Callable[[], AbstractContextManager[None]]) -> None:
     with rng_untouched():
         one, two, other = (make_decoder((4,), (1, 8, 8), width=3, blocks=1, generator=gen(s)) for s in (0, 0, 1))

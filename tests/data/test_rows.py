@@ -56,6 +56,7 @@ def test_lengths_must_agree() -> None:
         ({"clients": (torch.tensor([5]), torch.tensor([7]))}, "hold 2 rows, 2 different ones, and train has 3"),
         ({"clients": (torch.tensor([5, 3]), torch.tensor([7, 3]))}, "hold 4 rows, 3 different ones, and train has 3"),
         ({"clients": ()}, "hold 0 rows"),
+        ({"clients": (torch.tensor([5, 7, 3]), torch.tensor([]).long())}, "client 1 holds no training row"),
         ({"classes": 1}, r"labels of train must lie in 0\.\.0; got 1\.\.1"),
     ],
 )

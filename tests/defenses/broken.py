@@ -17,6 +17,7 @@ from splitguard.defenses.gaussian import Gaussian
 __all__ = ["BREAKERS", "Honest"]
 
 
+@dataclass(kw_only=True)
 class NeedsSetting(Gaussian):
     """Sends less.
 
@@ -24,8 +25,7 @@ class NeedsSetting(Gaussian):
         share: of it, in 0..1.
     """
 
-    def __init__(self, share: float) -> None:
-        self.share = share
+    share: float
 
 
 @dataclass
@@ -47,6 +47,16 @@ class NoDocstring(Gaussian):  # that is what is wrong with it
 
 class NoDataclass(Defense):
     """Has no settings and does not say so."""
+
+
+class Inherited(Gaussian):
+    """Has a setting that its parent's @dataclass does not know.
+
+    Args:
+        further: a number.
+    """
+
+    further: float = 1.0
 
 
 @dataclass
@@ -71,6 +81,7 @@ class Forgetful(Defense):
     acts: ClassVar[str] = "labels"
 
 
+@dataclass(kw_only=True)
 class Honest(Gaussian):
     """What the broken ones are derived from, so that each is broken in one way."""
 
@@ -181,6 +192,7 @@ class Misplaces(Honest):
 BREAKERS: list[tuple[type, str, str]] = [
     (NeedsSetting, "builds with its defaults", "share"),
     (NoDataclass, "builds with its defaults", "needs @dataclass"),
+    (Inherited, "builds with its defaults", "needs @dataclass"),
     (Undescribed, "is described", "leaves out untold"),
     (NoDocstring, "is described", "needs a docstring"),
     (NoPlace, "is described", "acts must say where"),

@@ -123,7 +123,7 @@ def test_what_cannot_be_promised_is_refused() -> None:
         Codebook().bind(deployment(rows, head_frozen=False))
     with pytest.raises(NotSupported, match="norm"):
         Codebook().bind(deployment(rows, mixing=("norm",)))
-    with pytest.raises(BadSetting, match="auxiliary rows make no codebook"):
+    with pytest.raises(BadSetting, match="80 of them distinct, make no codebook"):
         Codebook(words=100).bind(deployment(rows))
     with pytest.raises(BadSetting, match="7 parts of 6"):
         Codebook(parts=7).bind(deployment(rows))

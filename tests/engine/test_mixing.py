@@ -40,6 +40,7 @@ MIXING: dict[str, Callable[[Tensor], Tensor]] = {
     "scaled": lambda x: x / x.norm(),
     "neighbour": lambda x: x + x.roll(1, 0),
     "attention": lambda x: torch.softmax(x @ x.T, -1) @ x,
+    "by-the-largest": lambda x: x / x.abs().amax().clamp(min=1),
 }
 APART: dict[str, Callable[[Tensor], Tensor]] = {
     "per-row": lambda x: x - x.mean(1, keepdim=True),
@@ -56,6 +57,10 @@ def test_any_function_that_mixes_is_named(name: str, whole: bool) -> None:
     assert found
     assert all(layer.startswith("mix") for layer in found)
     assert found == ["mix"] or not whole
+
+
+def test_what_mixes_only_where_a_row_is_far_off_is_named() -> None:
+    assert mixes_rows(chain(mix=Rule(lambda x: x / x.abs().amax().clamp(min=100), whole=True)), (4,)) == ["mix"]
 
 
 @pytest.mark.parametrize("whole", [False, True])

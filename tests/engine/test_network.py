@@ -194,3 +194,64 @@ def test_overwriting_is_seen_through() -> None:
     module = Two(rule)
     assert [c.name for c in legal_cuts(module, (3,))] == ["a", "relu", "add"], "after relu_, kept is its result"
     assert_splits_exactly(lambda: copy.deepcopy(module), inputs(4, 3), ["a", "relu", ("a", "relu"), "add"])
+
+
+def _overwritten(_self: Any, _x: Tensor, h: Tensor) -> Tensor:
+    y = h.flatten(1)
+    h.relu_()
+    return y
+
+
+def _overwritten_for_nothing(_self: Any, _x: Tensor, h: Tensor) -> Tensor:
+    y = h.flatten(1)
+    _ = h.relu_() + 1
+    return y
+
+
+def _overwritten_and_counted(_self: Any, _x: Tensor, h: Tensor) -> Tensor:
+    y = h.flatten(1)
+    h.relu_()
+    return y.reshape(h.size(0), -1)
+
+
+def _measured_afterwards(_self: Any, _x: Tensor, h: Tensor) -> Tensor:
+    y = h.flatten(1)
+    return y.reshape(h.sin().size(0), -1)
+
+
+def _normalised_for_nothing(self: Any, _x: Tensor, h: Tensor) -> Tensor:
+    y = h.sin()
+    self.norm(h)
+    return y
+
+
+@pytest.mark.parametrize(
+    ("rule", "cuts", "why"),
+    [
+        (_overwritten, ["a"], "'flatten': relu, a later step, changes what lies before it"),
+        (_overwritten_for_nothing, ["a"], "'flatten': relu, a later step, changes what lies before it"),
+        (_overwritten_and_counted, ["a", "reshape"], "'flatten': beside it, a would have to cross"),
+        (_measured_afterwards, ["a", "reshape"], "'flatten': beside it, a would have to cross"),
+        (_normalised_for_nothing, ["a"], "'sin': norm, a later step, changes what lies before it"),
+    ],
+)
+def test_where_a_later_step_changes_what_lies_before_is_no_legal_cut(rule: Any, cuts: list[str], why: str) -> None:
+    module = Two(rule, norm=nn.BatchNorm1d(3))
+    assert [c.name for c in legal_cuts(module, (3,))] == cuts
+    assert_splits_exactly(lambda: copy.deepcopy(module), inputs(4, 3), [*cuts])
+    with pytest.raises(BadCut, match=why):
+        split(module, why.split("'")[1])
+
+
+def test_a_result_that_is_overwritten_on_the_way_out_is_so_at_every_cut() -> None:
+    class Late(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self:
+                x = layer(x)
+            out = x.flatten(1)
+            x.relu_()
+            return out
+
+    module = Late(OrderedDict(a=nn.Linear(3, 3), b=nn.Linear(3, 3)))
+    for at in ("a", "b", "logits", "a..logits"):
+        assert torch.equal(split(module, at)(inputs(4, 3)), module(inputs(4, 3)))

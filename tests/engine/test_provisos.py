@@ -54,6 +54,13 @@ def test_a_frozen_head_that_mixes_rows_has_no_epsilon_of_the_whole_view() -> Non
     assert "centred.sub mixes the rows of a batch before the clip" in mixed.exclusions
 
 
+def test_that_no_layer_mixes_rows_is_said_to_be_tried_only() -> None:
+    told = "that no layer of the head mixes rows was tried, not proved"
+    assert told in stated(Gaussian(epsilon=8.0)).exclusions
+    for other in ({"cut": "centred"}, {"head": "trained", "release": "always"}):
+        assert told not in stated(Gaussian(epsilon=8.0), **other).exclusions
+
+
 def test_a_codebook_refuses_such_a_head() -> None:
     with pytest.raises(NotSupported, match="centred"):
         session(Codebook(words=4), cut="centred")

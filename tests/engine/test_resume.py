@@ -8,15 +8,20 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from torch import Tensor
 
-from splitguard.engine.loop import Progress
+from splitguard.engine import checkpoint
+from splitguard.engine.loop import Loop, Progress
 from splitguard.engine.session import Session
-from splitguard.engine.threat import Mode, Sees
+from splitguard.engine.stored import Stored
+from splitguard.engine.threat import Goal, Mode, Profile, Sees, Threat
 from splitguard.engine.train import train
 from splitguard.engine.training import Training
+from splitguard.engine.view import View
+from splitguard.engine.wire import Exchange
 from splitguard.errors import BadSetting, Diverged
 from tests.engine import toys
-from tests.engine.test_seats import Watcher, reader
+from tests.engine.test_seats import Hijacker, Watcher, reader
 
 MODES: list[dict[str, Any]] = [
     {"mode": Mode.VANILLA, "cut": "conv2"},
@@ -92,11 +97,73 @@ def test_kill_and_resume_equals_uninterrupted(how: dict[str, Any], step: int, tm
     }
 
 
+class Heavy(Hijacker):
+    """Weighs the gradient with the server's layers, as its copy of them stands."""
+
+    goal = Goal.INPUTS
+    threat = Threat(Sees.SMASHED | Sees.BODY, active=True)
+
+    def start(self, view: View, generator: torch.Generator) -> None:
+        self.view = view
+
+    def backward(self, exchange: Exchange, honest: Tensor) -> Tensor:
+        return honest * sum(p.abs().mean() for p in self.view.body().parameters())
+
+
+def test_after_a_resume_an_attack_in_the_servers_seat_has_the_body_as_it_was_left(tmp_path: Path) -> None:
+    def run(seed: int = 0, **more: Any) -> Session:
+        return train(toys.lenet(seed), toys.data(2), training=TRAINING, cut="conv2", active=Heavy(), **more)
+
+    whole, path = run(), tmp_path / "checkpoint.pt"
+    with pytest.raises(Killed):
+        run(checkpoint=path, progress=killer(8))
+    assert run(seed=7, checkpoint=path).digest == whole.digest
+
+
+def test_what_the_server_kept_comes_back_on_the_device_of_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = Training(epochs=2, batch_size=8, head="frozen", pretrain_epochs=0, release="once", checkpoint_every=1)
+    path = tmp_path / "checkpoint.pt"
+    devices: list[str] = []
+
+    def run(**more: Any) -> None:
+        train(toys.lenet(), toys.data(1), training=once, cut="conv2", checkpoint=path, **more)
+
+    def load(path: Path, loop: Loop) -> None:
+        loop.around.device = torch.device("meta")
+        checkpoint.load_checkpoint(path, loop)
+
+    def noted(stored: Stored, state: dict[str, Tensor]) -> None:
+        devices.extend(state[name].device.type for name in ("smashed", "labels"))
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(progress=killer(8))
+    monkeypatch.setattr("splitguard.engine.loop.load_checkpoint", load)
+    monkeypatch.setattr(Stored, "load_state_dict", noted)
+    with pytest.raises(Killed):
+        run()
+    assert devices == ["meta", "meta"]
+
+
 def test_a_checkpoint_of_another_session_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     train(toys.lenet(), toys.data(1), training=Training(epochs=1), cut="conv2", checkpoint=path)
     with pytest.raises(BadSetting, match="another path, or delete it"):
         train(toys.lenet(), toys.data(1), training=Training(epochs=1), cut="conv2", checkpoint=path, seed=1)
+    attacks: dict[str, Any] = {"beside": [Watcher()], "profile": Profile.ACTIVE}
+    train(toys.lenet(), toys.data(1), training=Training(epochs=1), cut="conv2", checkpoint=tmp_path / "two", **attacks)
+    with pytest.raises(BadSetting, match="another path, or delete it"):
+        train(
+            toys.lenet(),
+            toys.data(1),
+            training=Training(epochs=1),
+            cut="conv2",
+            checkpoint=tmp_path / "two",
+            adaptive=False,
+            **attacks,
+        )
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(BadSetting, match="not a checkpoint that can be read"):
         train(toys.lenet(), toys.data(1), training=Training(epochs=1), cut="conv2", checkpoint=path)

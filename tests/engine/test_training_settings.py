@@ -41,7 +41,9 @@ def test_an_augmentation_that_fits_is_tried_without_an_image(augment: Any) -> No
     assert Training(augment=augment).augment == augment
 
 
-def test_a_part_without_an_optimizer_of_its_own_takes_the_first_one() -> None:
-    training = Training(optimizer={"head": SGD, "body": {"name": "adam"}})
+@pytest.mark.parametrize("order", [("head", "body"), ("body", "head")])
+def test_a_part_without_an_optimizer_of_its_own_takes_the_heads_whatever_is_written_first(order: list[str]) -> None:
+    own = {"head": SGD, "body": {"name": "adam"}}
+    training = Training(optimizer={part: own[part] for part in order})
     made = training.make_optimizer("tail", list(nn.Linear(1, 1).parameters()))
     assert type(made).__name__ == "SGD"

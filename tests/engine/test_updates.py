@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from splitguard.engine.defense import Context, Defense
 from splitguard.engine.roles import Attack, Guess
 from splitguard.engine.session import Session
 from splitguard.engine.threat import Goal, Mode, Party, Sees, Threat
@@ -140,6 +141,16 @@ def test_a_frozen_head_is_not_sent_and_its_trained_tail_is() -> None:
     smashed, features = 6 * 4 * 4 * 4, 16 * 4
     averagings = 2 * 3  # the end of an epoch averages nothing that the third round of it has not
     assert session.costs["bytes_up"] == 2 * 46 * (smashed + features + 8) + averagings * 2 * tail
+
+
+def test_a_batch_that_only_probes_the_server_is_not_trained_on() -> None:
+    class Probes(Defense):
+        """Every batch of client 1 is a probe."""
+
+        def probe(self, labels: Tensor, ctx: Context, generator: torch.Generator) -> Tensor | None:
+            return labels if ctx.client == 1 else None
+
+    assert {u.client for u in sent(trained(2, how={**TAIL, "defense": Probes()}))} == {0}
 
 
 @pytest.mark.parametrize("how", [TAIL, {"mode": Mode.SPLITFED, "cut": "conv2"}], ids=["tail", "no tail"])

@@ -25,8 +25,8 @@ from splitguard.models import make_model
 from tests.engine import toys
 
 
-def session(**how: Any) -> Session:
-    data = load("faces", clients=2, train=40, victims={"member": 6, "query": 6})
+def session(*, aux: int | None = None, **how: Any) -> Session:
+    data = load("faces", clients=2, train=40, aux=aux, victims={"member": 6, "query": 6})
     module = make_model("lenet", input_shape=data.input_shape, classes=2, seed=0)
     quick = Training(epochs=2, batch_size=16, optimizer={"name": "sgd", "lr": 0.02})
     return train(module, data, training=quick, **{"cut": "conv1", **how})
@@ -183,6 +183,17 @@ def test_labels_are_scored_against_chance(how: dict[str, Any]) -> None:
     assert (right["label_auc"], right["leakage"], right["label_accuracy"]) == (1, 1, 1)
     same = judge(found, attack, view, Guess(view.ids, scores=torch.zeros(len(truth), 2))).values
     assert (same["label_auc"], same["leakage"]) == (0.5, 0)
+
+
+def test_labels_are_scored_against_chance_without_auxiliary_rows() -> None:
+    found = session(aux=0, mode=Mode.U_SHAPED)
+    attack = GivenLabels()
+    view = found.view(attack)
+    truth = found.truth(view.ids).labels
+    judged = judge(found, attack, view, Guess(view.ids, scores=torch.nn.functional.one_hot(truth).float()))
+    assert (judged.values["label_accuracy"], judged.values["label_auc"]) == (1, 1)
+    assert (judged.values["blind"], judged.values["leakage"]) == (None, 1)
+    assert judged.extra["halves"]["leakage"]["report"] == 1
 
 
 def test_halves_are_disjoint_complete_and_the_same_for_every_attack() -> None:

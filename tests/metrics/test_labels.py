@@ -43,6 +43,12 @@ def test_auc_is_scikit_learns(rows: list[tuple[int, int]]) -> None:
     assert turned + float(auc(scores, truth) or 0) == pytest.approx(1)
 
 
+def test_auc_takes_scores_in_half_precision() -> None:
+    scores, truth = torch.tensor([0.5, 0.25, 1.0]), torch.tensor([1, 0, 0])
+    for dtype in (torch.bfloat16, torch.float16):
+        assert auc(scores.to(dtype), truth) == auc(scores, truth) == 0.5
+
+
 def test_auc_of_ties_is_a_half_and_of_one_class_is_missing() -> None:
     truth = torch.tensor([0, 1, 1, 0, 1])
     assert auc(torch.zeros(5), truth) == 0.5

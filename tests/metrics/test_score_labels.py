@@ -3,8 +3,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import time
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -13,7 +16,8 @@ from torch import Tensor
 
 from splitguard import seeding
 from splitguard.errors import BadSetting
-from splitguard.metrics import score_choices, score_labels
+from splitguard.metrics import score_attributes, score_choices, score_labels, score_membership
+from splitguard.metrics.stats import Array, bootstrap
 
 HALVES = torch.tensor([0.5, 0.5])
 BINARY = torch.tensor([0, 1] * 20)
@@ -87,6 +91,92 @@ def test_victims_of_one_class_leave_leakage_empty() -> None:
 def test_the_blind_label_is_the_priors_majority() -> None:
     truth = torch.tensor([1, 1, 1, 0])
     assert score_labels(truth, None, truth, classes=2, prior=torch.tensor([9, 1])).blind == 0.25
+
+
+def test_without_a_prior_there_is_no_blind_guess_but_leakage_against_chance() -> None:
+    unknown, truth = torch.full((2,), torch.nan), torch.tensor([1, 1, 1, 0])
+    for scores in (None, truth.double()):
+        s = score_labels(truth, scores, truth, classes=2, prior=unknown)
+        assert s == dataclasses.replace(score_labels(truth, scores, truth, classes=2, prior=HALVES), blind=None)
+        assert (s.blind, s.leakage) == (None, 1)
+        assert (s.label_accuracy, s.balanced_accuracy, s.label_auc) == (1, 1, None if scores is None else 1)
+    with pytest.raises(BadSetting, match="prior must be"):
+        score_labels(truth, None, truth, classes=2, prior=torch.tensor([0.5, torch.nan]))
+
+
+def auc_by_ranks(scores: Array, truth: Array) -> Array:
+    """Of each row of (R, N), ranked anew."""
+    ones = truth == 1
+    positives = ones.sum(axis=1)
+    pairs = positives * (ones.shape[1] - positives)
+    above = (scipy.stats.rankdata(scores, axis=1) * ones).sum(axis=1) - positives * (positives + 1) / 2
+    return np.where(pairs > 0, above / np.maximum(pairs, 1), np.nan)
+
+
+def recall_by_class(guess: Array, truth: Array) -> tuple[Array, Array]:
+    """The balanced accuracy of each row of (R, N), class by class, and how many classes are in it."""
+    of = [truth == label for label in np.unique(truth)]
+    recalls = sum(((guess == truth) & own).sum(axis=1) / np.maximum(own.sum(axis=1), 1) for own in of)
+    present = np.stack([own.any(axis=1) for own in of]).sum(axis=0)
+    return np.where(present > 1, recalls / np.maximum(present, 1), np.nan), present
+
+
+def assert_ends(found: object, statistic: object, *samples: Tensor, stream: str) -> None:
+    """The interval is that of the slow statistic on the same draws."""
+    slow = bootstrap(statistic, *(s.numpy() for s in samples), generator=seeding.numpy_generator(0, stream))  # type: ignore[arg-type]
+    assert slow is not None
+    ends = (found.leakage_low, found.leakage_high)  # type: ignore[attr-defined]
+    assert ends == pytest.approx((slow.low, slow.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [5, 61, 300])
+@pytest.mark.parametrize("step", [0.0, 0.5, 10.0])
+def test_intervals_of_auc_are_those_of_ranking_each_resample(n: int, step: float) -> None:
+    """With no ties, some, and almost nothing else."""
+    gen = seeding.generator(0, "auc ends", n)
+    truth = torch.arange(n) % 2
+    margin = torch.randn(n, generator=gen, dtype=torch.float64) + truth
+    margin = margin if step == 0 else (margin / step).round() * step
+
+    def leakage(scores: Array, truth: Array) -> Array:
+        return np.asarray(2 * auc_by_ranks(scores, truth) - 1)
+
+    assert_ends(
+        score_labels(None, margin, truth, classes=2, prior=HALVES), leakage, margin, truth, stream="label score"
+    )
+    assert_ends(score_membership(margin, truth == 1), leakage, margin, truth, stream="membership score")
+
+
+@pytest.mark.parametrize(("n", "classes"), [(6, 3), (61, 2), (200, 10), (40, 30)])
+def test_intervals_of_balanced_accuracy_are_those_of_a_loop_over_classes(n: int, classes: int) -> None:
+    gen = seeding.generator(0, "recall ends", n)
+    truth, guess, blind = (torch.randint(classes, (n,), generator=gen) for _ in range(3))
+    guess = torch.where(torch.rand(n, generator=gen) < 0.4, truth, guess)
+
+    def leakage(guess: Array, truth: Array) -> Array:
+        reached, present = recall_by_class(guess, truth)
+        chance = 1 / np.maximum(present, 2)
+        return np.asarray((reached - chance) / (1 - chance))
+
+    def above(guess: Array, blind: Array, truth: Array) -> Array:
+        reached, base = recall_by_class(guess, truth)[0], recall_by_class(blind, truth)[0]
+        return np.where(1 - base > 1e-9, (reached - base) / np.maximum(1 - base, 1e-9), np.nan)
+
+    labels = score_labels(guess, None, truth, classes=classes, prior=torch.ones(classes))
+    assert_ends(labels, leakage, guess, truth, stream="label score")
+    attributes = score_attributes(guess, None, truth, blind=blind, values=classes)
+    assert_ends(attributes, above, guess, blind, truth, stream="attribute score")
+
+
+def test_resamples_are_not_ranked_anew() -> None:
+    """Which takes several times as long."""
+    truth = torch.arange(2000) % 2
+    margin = torch.randn(2000, generator=seeding.generator(0, "fast"), dtype=torch.float64)
+    began = time.process_time()
+    score_labels(None, margin, truth, classes=2, prior=HALVES)
+    between = time.process_time()
+    bootstrap(auc_by_ranks, margin.numpy(), truth.numpy(), generator=np.random.default_rng(0))
+    assert between - began < (time.process_time() - between) / 2
 
 
 @pytest.mark.parametrize(
