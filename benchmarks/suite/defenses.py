@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -28,7 +27,7 @@ def defense_rows(results: Results) -> list[Row]:
         key = (cell.mode, cell.labels, "..".join(cell.cuts), cell.defended(), str(cell.attack), cell.goal)
         kind = "adaptive" if cell.adaptive else "static"
         own = found.setdefault(key, {"adaptive": {}, "static": {}, "accuracy": {}, "epsilon": {}})
-        twin = replace(cell, adaptive=True).key()
+        twin = cell.paired_key()
         own[kind][twin] = float(value)
         for name in ("accuracy", "epsilon"):
             told = record.values.get(name)

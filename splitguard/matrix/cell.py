@@ -108,6 +108,10 @@ class Cell:
         attack = {"attack": self.attack.identity(), "profile": self.profile, "adaptive": self.adaptive}
         return digest({**self._deployed(), **attack, "seed": self.seed, "kind": "cell"})
 
+    def paired_key(self) -> str:
+        """What an attacker who knows the defense shares with one who does not; both draw from it, so luck is the same."""
+        return replace(self, adaptive=True).key()
+
     def deployment_key(self) -> str:
         """What all attacks and seeds of one deployment share, at one profile: one row of the summary."""
         return digest({**self._deployed(), "profile": self.profile, "adaptive": self.adaptive, "kind": "deployment"})

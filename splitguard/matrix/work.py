@@ -198,7 +198,7 @@ class _Trial:
         if len(view.ids) == 0:
             raise NotSupported(f"there are no {phase} victims that the {view.party} could attack; see data: victims")
         began = time.perf_counter()
-        guess = attack.run(view, generator(cell.seed, "attack", cell.key(), phase))
+        guess = attack.run(view, generator(cell.seed, "attack", cell.paired_key(), phase))
         seconds = time.perf_counter() - began
         least = attack.threat.after_reading(view.asked).profile(view.party, view.mode, view.labels)
         judged = judge(session, attack, view, guess)

@@ -108,6 +108,11 @@ def test_what_changes_no_number_changes_no_key(other: Cell) -> None:
     assert other.session_key() == CELL.session_key()
 
 
+def test_who_knows_the_defense_and_who_does_not_draw_alike() -> None:
+    knowing, static = changed(adaptive=True), changed(adaptive=False)
+    assert static.key() != knowing.key() == knowing.paired_key() == static.paired_key()
+
+
 def test_passive_attacks_share_a_session_and_active_ones_do_not() -> None:
     passive = changed(active=False)
     other = replace(passive, attack=Plugin("other"), profile="black-box", adaptive=True)

@@ -81,3 +81,12 @@ def test_a_watching_attack_that_breaks_does_not_cost_the_others_their_session(tm
     assert set(results.frame[results.frame["attack"] == "toy-noise"]["status"]) == {"ok"}
     broke = one(results, attack="toy-watches(breaks_at=2)", phase="query")
     assert (broke["status"], broke["reason"]) == ("failed", "RuntimeError: watched too closely")
+
+
+def test_knowing_a_defense_that_tells_nothing_changes_nothing(tmp_path: Path) -> None:
+    """The two attackers draw alike, so that what lies between them is what they know."""
+    frame = run(tmp_path, adaptive=[True, False], defense="deeper-cut").frame
+    knowing, static = (frame[frame["adaptive"] == adaptive].reset_index(drop=True) for adaptive in (True, False))
+    assert len(knowing) == 2
+    assert (knowing["key"] != static["key"]).all()
+    pd.testing.assert_series_equal(knowing["ssim"], static["ssim"])
