@@ -109,7 +109,7 @@ class Cell:
         return digest({**self._deployed(), **attack, "seed": self.seed, "kind": "cell"})
 
     def paired_key(self) -> str:
-        """What an attacker who knows the defense shares with one who does not; both draw from it, so luck is the same."""
+        """What an attacker who knows the defense shares with one who does not: both draw from it, and so draw alike."""
         return replace(self, adaptive=True).key()
 
     def deployment_key(self) -> str:
