@@ -75,3 +75,23 @@ def test_other_victims_and_other_trainings_are_no_partners() -> None:
     mixed = [measured(0, True, 0.5), measured(0, False, 0.4), measured(0, True, 0.8, **longer)]
     (row,) = rows_of(*mixed, measured(0, False, 0.6, **longer), measured(0, False, 0.0, phase="query"))
     assert (row["pairs"], row["gap"]) == (2, pytest.approx(0.15))
+
+
+def test_the_widest_clear_gaps_are_the_headline() -> None:
+    clear, wide, unclear = (
+        dict(rows_of(*three(adaptive, (0.1, 0.2, 0.3)))[0], attack=name)
+        for name, adaptive in (("a", (0.2, 0.3, 0.4)), ("b", (0.5, 0.6, 0.7)), ("c", (0.0, 0.9, 0.9)))
+    )
+    told = defense_table([clear, unclear, wide]).splitlines()[2]
+    assert told.startswith(
+        "**In 2 of 3 rows an attacker who knows the defense gains clearly; most in** b on dropout, 0.200"
+    )
+    assert told.index("b on dropout") < told.index("a on dropout")
+    assert "c on dropout" not in told
+    assert "In no row" in defense_table([unclear])
+
+
+def test_accuracy_is_that_of_honest_training() -> None:
+    active = measured(0, True, 0.5, active=True)
+    (row,) = rows_of(replace(active, extra={"honest": {"values": {"accuracy": 0.9, "epsilon": None}, "extra": {}}}))
+    assert row["accuracy"] == 0.9
