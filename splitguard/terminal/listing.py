@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -117,8 +118,14 @@ def table(kind: str, *, as_json: bool) -> None:
     for heading in rows[0]:
         out.add_column(heading, overflow="fold", no_wrap=heading == "name")
     for row in rows:
-        out.add_row(*row.values())
+        out.add_row(*(_cited(text) if heading == "paper" else text for heading, text in row.items()))
     plain_console().print(out)
+
+
+def _cited(paper: str) -> str:
+    """First author and year, as tables have room for; ``show`` and ``--json`` have the whole reference."""
+    years = re.findall(r"\b(?:19|20)\d\d\b", paper)
+    return f"{paper.split(',')[0]} {years[-1]}" if years else paper
 
 
 def _rows(kind: str) -> list[dict[str, str]]:
