@@ -125,7 +125,7 @@ def table(kind: str, *, as_json: bool) -> None:
 def _cited(paper: str) -> str:
     """First author and year, as tables have room for; ``show`` and ``--json`` have the whole reference."""
     years = re.findall(r"\b(?:19|20)\d\d\b", paper)
-    return f"{paper.split(',')[0]} {years[-1]}" if years else paper
+    return f"{paper.partition(',')[0]} {years[-1]}" if years else paper
 
 
 def _rows(kind: str) -> list[dict[str, str]]:
