@@ -31,7 +31,6 @@ def test_attacks_are_listed_with_what_a_reader_needs_to_choose(splitguard: Run) 
     assert by_name["gradient-norm"]["goal"] == "labels"
     assert all(set(row) == {"name", "goal", "seat", "adversary", "least profile", "needs", "paper"} for row in rows)
     assert by_name["fsha"]["paper"].startswith("Pasquini, Ateniese, Bernaschi, ")
-    assert " ".join(splitguard("list", "attacks").out.split()).count("Pasquini") == 1
     assert "Ateniese" not in splitguard("list", "attacks").out  # first author and year are what a table has room for
 
 
