@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import copy
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,18 +19,19 @@ from splitguard.seeding import drawing
 __all__ = ["mixes_rows"]
 
 ROWS = 7  # unlike any dimension of common layers, so that rows are not taken for something else
-#: What a row is replaced by: one minus itself, then a constant. A maximum over the batch, say, shows itself only where
-#: the row that is changed holds it, and a clamp only beyond its limit.
-REPLACED = (None, 0.0, 1.0, 1e3, -1e3)
+#: What a row is replaced by, beside one minus itself. A maximum over the batch, say, shows itself only where the row
+#: that is changed holds it, and a clamp only beyond its limit.
+FAR = (0.0, 1.0, 1e3, -1e3)
 
 
 def mixes_rows(stage: nn.Module, input_shape: Sequence[int], *, training: bool = True) -> list[str]:
     """The layers of ``stage`` that mix the rows of a batch, in network order; none for a stage that is per-sample.
 
-    Found by trying, which proves nothing of a layer that is not named: pairs of batches that differ in one row, each
-    row in turn and by each of `REPLACED`, go through a copy of the stage, step by step and with the same draws. A step
-    whose result differs in another row mixes; its result is then mended, so that the steps after it are judged by
-    themselves. BatchNorm that uses the statistics of the batch is always named, whatever the trials say.
+    Found by trying, which proves nothing of a layer that is not named: batches in which one row is another, each row in
+    turn by one minus itself, the first and the last one also by each value of `FAR`, go through a copy of the stage,
+    step by step and with the same draws. A step whose result differs in another row mixes; its result is then mended,
+    so that the steps after it are judged by themselves. BatchNorm that uses the statistics of the batch is always
+    named, whatever the trials say.
 
     Args:
         stage: a stage from `split`, or any network that torch.fx can follow.
@@ -50,8 +50,14 @@ def mixes_rows(stage: nn.Module, input_shape: Sequence[int], *, training: bool =
         for number, node in enumerate(twin.graph.nodes)
         if node.op == "call_module" and _uses_batch_statistics(fetch(twin, str(node.target)))
     }
-    for row, far in itertools.product(range(ROWS), REPLACED):
-        found |= _mixing(twin, input_shape, row, far)
+    here = example(twin, input_shape, rows=ROWS)
+    untouched = _values(twin, here)
+    replaced = [(row, 1 - here[row]) for row in range(ROWS)]
+    replaced += [(row, torch.full_like(here[row], far)) for row in (0, ROWS - 1) for far in FAR]
+    for row, value in replaced:
+        there = here.clone()
+        there[row] = value
+        found |= _mixing(twin, there, row, untouched)
     return list(dict.fromkeys(name for _, name in sorted(found.items())))
 
 
@@ -62,29 +68,40 @@ def _uses_batch_statistics(layer: nn.Module) -> bool:
     )
 
 
-def _mixing(stage: Stage, input_shape: Sequence[int], row: int, far: float | None) -> dict[int, str]:
-    """The steps through which ``row`` reaches other rows, by their number."""
-    here = example(stage, input_shape, rows=ROWS)
-    there = here.clone()
-    there[row] = 1 - here[row] if far is None else far
+def _values(stage: Stage, inputs: Tensor) -> dict[fx.Node, Any]:
+    """What each step makes of the inputs, as it is before a later step works in place."""
+    known: dict[fx.Node, Any] = {}
+    kept: dict[fx.Node, Any] = {}
+    with torch.no_grad():
+        for number, node in enumerate(stage.graph.nodes):
+            if node.op != "output":
+                known[node] = inputs.clone() if node.op == "placeholder" else _step(stage, number, node, known)
+                kept[node] = known[node].clone() if isinstance(known[node], Tensor) else known[node]
+    return kept
+
+
+def _mixing(stage: Stage, there: Tensor, row: int, one: Mapping[fx.Node, Any]) -> dict[int, str]:
+    """The steps through which ``row`` reaches other rows, by their number; ``one`` is without what was put there."""
     others = [r for r in range(ROWS) if r != row]
-    one: dict[fx.Node, Any] = {}
     two: dict[fx.Node, Any] = {}
     found: dict[int, str] = {}
     with torch.no_grad():
         for number, node in enumerate(stage.graph.nodes):
             if node.op == "placeholder":
-                one[node], two[node] = here, there
+                two[node] = there
             elif node.op != "output":
-                for known in (one, two):
-                    args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
-                    with drawing(number):
-                        known[node] = take(node, stage, args, kwargs)
+                two[node] = _step(stage, number, node, two)
                 if _differ(one[node], two[node], others):
                     found[number] = node.meta.get("layer") or str(node)
                     two[node] = two[node].clone()
                     two[node][others] = one[node][others]
     return found
+
+
+def _step(stage: Stage, number: int, node: fx.Node, known: Mapping[fx.Node, Any]) -> Any:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
+    with drawing(number):
+        return take(node, stage, args, kwargs)
 
 
 def _differ(one: Any, two: Any, rows: list[int]) -> bool:
