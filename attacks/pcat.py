@@ -21,7 +21,7 @@ from splitguard.building.mmd import mk_mmd
 from splitguard.building.optimise import optimise_inputs
 from splitguard.building.pseudo_client import make_client, make_tail
 from splitguard.building.shadow import latest
-from splitguard.building.simulate import as_released, as_trained
+from splitguard.building.simulate import as_released, as_stated, as_trained
 
 #: Bytes of features that `PCATLabels` keeps.
 MEMORY = 64 * 2**20
@@ -35,8 +35,9 @@ class PCAT(Beside):
         min_f~  CE(t~(g(q(f~(x)))), y) + match MMD^2(q(f~(x)), z) + what the defense adds to a client's loss
 
     with (x, y) auxiliary samples, z the smashed data that has just arrived, q a fresh draw of the defense, and t~ a
-    pseudo-tail that learns along where labels stay at the client. Only f~ and t~ are trained. Then a decoder D is
-    trained on pairs (q(f~(x)), x), and x_hat = D(z), refined, if asked, by descent on ``||q(f~(x)) - z||^2``.
+    pseudo-tail that learns along where labels stay at the client; where they do not, y is what the defense states. Only
+    f~ and t~ are trained. Then a decoder D is trained on pairs (q(f~(x)), x), and x_hat = D(z), refined, if asked, by
+    descent on ``||q(f~(x)) - z||^2``.
 
     Where labels are seen, each auxiliary sample has the label of a victim in the batch, and training begins when the
     victims' smoothed loss has fallen from its highest value; else it begins at once. After the session f~ goes on with
@@ -114,9 +115,10 @@ class PCAT(Beside):
         """One step of f~ and t~."""
         aux, sent = view.aux[: self.aux], given.sent
         count = self.batch_size if sent is None else len(sent)
-        rows = _rows(aux.labels, given.labels if self.align else None, count, generator)
+        labels = aux.labels if "tail" in nets else as_stated(view, aux.labels, generator)
+        rows = _rows(labels, given.labels if self.align else None, count, generator)
         like = aux.inputs if sent is None else sent
-        inputs, targets = aux.inputs[rows].to(like), aux.labels[rows].to(like.device)
+        inputs, targets = aux.inputs[rows].to(like), labels[rows].to(like.device)
         made = nets["client"](inputs)
         shown = as_released(view, made, generator)
         out = given.body(shown)

@@ -39,14 +39,15 @@ class QueryFree(Attack):
 
     g was trained with the client's head and understands only such smashed data, so s is drawn towards it. M compares
     means and channel covariances with those of the victims' smashed data z, over rows whose labels are as frequent as
-    theirs where the server is told those; ``penalty`` is what the defense adds to a client's loss. The second line is
-    white-box inversion under the covariance of auxiliary images, R, with the variance v of the noise plus ``slack``
-    times the activation's own, which here has to cover how wrong s is.
+    theirs where the server is told those; ``penalty`` is what the defense adds to a client's loss, and y what it states
+    in place of the label. The second line is white-box inversion under the covariance of auxiliary images, R, with the
+    variance v of the noise plus ``slack`` times the activation's own, which here has to cover how wrong s is.
 
-    In u-shaped the server lacks the last layers: a linear one of its own takes their place and is trained with s.
+    In u-shaped the server lacks the last layers: a linear one of its own takes their place and is trained with s, on
+    the true y.
 
-    An attacker that is not adaptive takes d for the identity and adds no penalty. Where there is a defense, an adaptive
-    one trains such a shadow too, when it tunes, and goes on with the one that recovers more.
+    An attacker that is not adaptive takes d for the identity, adds no penalty and leaves y as it is. Where there is a
+    defense, an adaptive one trains such a shadow too, when it tunes, and goes on with the one that recovers more.
 
     Args:
         train_steps: of Adam on the shadow.
@@ -113,7 +114,7 @@ class QueryFree(Attack):
             twin = self._problem(view, used, generator)
             slack, reached, more = self._best_slack(problem, twin, aside.inputs, used, prior, generator)
             spent += self._training.spent + more
-            static = unaware(view, (*RELEASE, "penalty"))
+            static = unaware(view, (*RELEASE, "penalty", "label_law"))
         if static is not None:
             plain = self._problem(static, used, generator)
             other, without, more = self._best_slack(plain, twin, aside.inputs, used, prior, generator)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from splitguard.api import ATTACKS, BadSetting, Budget, Exchange, Goal, Guess, P
 from splitguard.building.class_decoder import ClassDecoder
 from splitguard.building.critics import looks_like, told_apart
 from splitguard.building.learners import Learners
+from splitguard.building.simulate import as_stated
 from splitguard.building.simulation import Seen, Simulation
 
 #: Victims decoded at once.
@@ -40,8 +41,9 @@ class Sdar(Simulation):
         critic D1:    min  BCE(D1(z, y_z), 1) + BCE(D1(e(x), y), 0)
 
     g is the live body. In u-shaped nobody is told labels, h is one linear layer of the attacker's own, and a share of
-    the y is drawn anew. The defense's fresh draws and its penalty p are in the simulation, unless the attacker is not
-    adaptive. A victim is decoded from its last release; a query victim's label is what the body makes of it.
+    the y is drawn anew. The defense's fresh draws, the labels it states and its penalty p are in the simulation, unless
+    the attacker is not adaptive. A victim is decoded from its last release; a query victim's label is what the body
+    makes of it.
 
     Args:
         steps: steps of every network for each exchange.
@@ -120,7 +122,7 @@ class Sdar(Simulation):
         return view.classes if self.conditional and view.sees(Sees.LABELS) else 0
 
     def _more(self, view: View, generator: torch.Generator) -> dict[str, tuple[nn.Module, float]]:
-        cut, aux = view.cut_shapes[0], view.aux
+        cut, aux = view.cut_shapes[0], replace(view.aux, labels=as_stated(view, view.aux.labels, generator))
         decoder = ClassDecoder(cut, aux, view.classes, width=self.width, blocks=self.blocks, generator=generator)
         out: dict[str, tuple[nn.Module, float]] = {"decoder": (decoder, self.decoder_lr)}
         if self.l2:

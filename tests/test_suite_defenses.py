@@ -93,5 +93,35 @@ def test_the_widest_clear_gaps_are_the_headline() -> None:
 
 def test_accuracy_is_that_of_honest_training() -> None:
     active = measured(0, True, 0.5, active=True)
-    (row,) = rows_of(replace(active, extra={"honest": {"values": {"accuracy": 0.9, "epsilon": None}, "extra": {}}}))
+    (row,) = rows_of(replace(active, extra={"honest": {"values": {"accuracy": 0.9}, "extra": {}}}))
     assert row["accuracy"] == 0.9
+
+
+def test_each_epsilon_is_told_with_what_it_is_about() -> None:
+    told = [
+        {"channel": "labels", "epsilon": 2.0, "epsilon_rows": 2.0},
+        {"channel": "inputs", "epsilon": None, "epsilon_rows": 7.9999999},
+        {"channel": "inputs", "epsilon": None, "epsilon_rows": None},
+    ]
+    record = replace(measured(0, True, 0.5), extra={"guarantee_data": told})
+    frozen = replace(record, values={**record.values, "aux_accuracy": 0.7})
+    (row,) = rows_of(frozen)
+    assert row["guarantee"] == "2 (labels) + 8 (inputs, releases)"
+    assert "| 0.800 | 0.700 | 2 (labels) + 8 (inputs, releases) |" in defense_table([row])
+
+
+def test_a_task_of_fewer_classes_is_told_and_is_a_row_of_its_own() -> None:
+    coarse = {**DEFENDED.data, "coarse": [0, 1, 0, 1]}
+    rows = rows_of(measured(0, True, 0.5), measured(0, True, 0.6, data=coarse))
+    assert [row["task"] for row in rows] == ["", "2 classes"]
+    assert ", 2 classes |" in defense_table(rows)
+
+
+def test_a_breaker_without_a_number_is_listed_with_the_reason_unless_it_ran_elsewhere() -> None:
+    refused = Record(replace(DEFENDED, attack=Plugin("idlg")), "training", "refused", "no updates")
+    rows = rows_of(refused, measured(0, True, 0.5))
+    assert rows[0]["adaptive"] is None
+    assert defense_table(rows).rstrip().endswith(f"- Not run: {refused.cell.attack} on dropout: no updates.")
+    assert defense_table(rows).count(str(refused.cell.attack)) == 1  # no line of the table
+    elsewhere = measured(0, True, 0.5, attack=Plugin("idlg"), mode="splitfed")
+    assert "Not run" not in defense_table(rows_of(refused, elsewhere))

@@ -3,45 +3,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from benchmarks.suite.cells import Row, line, number, place
 from splitguard.matrix import Results
+from splitguard.matrix.cell import Cell
 from splitguard.metrics import paired_difference
 
 __all__ = ["LOSS", "defense_rows", "defense_table"]
 
 #: By how much knowing a defense may cost an attacker before the table says so.
 LOSS = -0.02
+HEADER = (
+    "defense", "deployment", "accuracy", "aux alone", "epsilon", "attack", "after", "adaptive", "static", "gap",
+    "at least",
+)  # fmt: skip
 
 
 def defense_rows(results: Results) -> list[Row]:
-    """One row a deployment and attack: means over seeds, adaptive and static, and of their difference seed by seed."""
+    """One row a deployment and attack: means over seeds, adaptive and static, and of their difference seed by seed.
+
+    One without a number has the reason, ``refused``.
+    """
     found: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
+    said: dict[tuple[str, ...], dict[str, str | None]] = {}
     for record in results.records:
-        cell, value = record.cell, record.values.get("leakage")
-        if record.status != "ok" or record.phase != "training" or value is None:
+        if record.phase != "training":
             continue
-        key = (cell.mode, cell.labels, "..".join(cell.cuts), cell.defended(), str(cell.attack), cell.goal)
-        kind = "adaptive" if cell.adaptive else "static"
-        own = found.setdefault(key, {"adaptive": {}, "static": {}, "accuracy": {}, "epsilon": {}})
+        cell, value = record.cell, record.values.get("leakage")
+        key = (cell.mode, cell.labels, "..".join(cell.cuts), _task(cell), cell.defended(), str(cell.attack), cell.goal)
+        own = found.setdefault(key, {"adaptive": {}, "static": {}, "accuracy": {}, "aux_accuracy": {}})
+        honest = record.honest() or record  # an attack that takes part in its own training says nothing of accuracy
+        said.setdefault(key, {"guarantee": _stated(honest.extra.get("guarantee_data", ())), "refused": record.reason})
+        if value is None:
+            continue
+        said[key]["refused"] = None
         twin = cell.paired_key()
-        own[kind][twin] = float(value)
-        for name in ("accuracy", "epsilon"):  # of honest training, where the attack takes part in its own
-            told = (record.honest() or record).values.get(name)
+        own["adaptive" if cell.adaptive else "static"][twin] = float(value)
+        for name in ("accuracy", "aux_accuracy"):
+            told = honest.values.get(name)
             if told is not None:
                 own[name][twin] = float(told)
-    names = ("mode", "labels", "cut", "defense", "attack", "goal")
+    names = ("mode", "labels", "cut", "task", "defense", "attack", "goal")
     return [
         {
             **dict(zip(names, key, strict=True)),
+            **said[key],
             **{k: float(np.mean(list(v.values()))) if v else None for k, v in own.items()},
             **_paid(own["adaptive"], own["static"]),
         }
         for key, own in found.items()
     ]
+
+
+def _task(cell: Cell) -> str:
+    """``"2 classes"`` where the labels are coarse; empty where they are those of the data."""
+    coarse = cell.data.get("coarse")
+    return f"{len(set(coarse))} classes" if coarse else ""
+
+
+def _stated(guarantees: Iterable[Mapping[str, Any]]) -> str:
+    """Each epsilon with what it is about: ``"2 (labels)"``, or ``"8 (inputs, releases)"`` without the whole view."""
+    told = []
+    for stated in guarantees:
+        whole = stated["epsilon"] is not None
+        epsilon = stated["epsilon" if whole else "epsilon_rows"]
+        if epsilon is not None:
+            told.append(f"{epsilon:.3g} ({stated['channel']}{'' if whole else ', releases'})")
+    return " + ".join(told)
 
 
 def _paid(adaptive: Mapping[str, float], static: Mapping[str, float]) -> Row:
@@ -55,6 +87,7 @@ def _paid(adaptive: Mapping[str, float], static: Mapping[str, float]) -> Row:
 
 def defense_table(rows: Sequence[Row]) -> str:
     """Markdown: leakage to attackers who know the defense beside leakage to those who do not."""
+    measured = [row for row in rows if row["adaptive"] is not None or row["static"] is not None]
     lost = [row for row in rows if row["gap_at_least"] is not None and row["gap_at_least"] < LOSS]
     lines = [
         "# Every defense against its breakers",
@@ -66,20 +99,45 @@ def defense_table(rows: Sequence[Row]) -> str:
         "The gap is how far the second would mislead, paired seed by seed, and *at least* its one-sided lower 95 %",
         f"limit (Student t over seeds, by row). A limit below {LOSS}, marked !, says that knowing the defense may have",
         "cost the attacker something, which is a fault of the attack and no merit of the defense, or that the seeds",
-        "are too few. Accuracy is that of honest training. The detectors of a hijacker have a page of their own,",
-        "docs/detection.md. Made by `python -m benchmarks.suite defenses`.",
+        "are too few. Where the gap is 0 in every seed the attack has no use for what it knows. Settings that are",
+        "not shown are the defaults. Accuracy is that of honest training, *aux alone* what the auxiliary rows teach",
+        "without any private one, where the head is frozen. Epsilon is that of the whole view, or of the releases",
+        "alone where it says so. The detectors of a hijacker have a page of their own, docs/detection.md. Made by",
+        "`python -m benchmarks.suite defenses`.",
         "",
-        "| defense | deployment | accuracy | epsilon | attack | after | adaptive | static | gap | at least |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        line(HEADER),
+        "|" + "---|" * len(HEADER),
     ]
-    for row in rows:
-        numbers = [number(row["accuracy"]), number(row["epsilon"], 0)]
+    for row in measured:
+        numbers = [number(row["accuracy"]), number(row["aux_accuracy"]), row["guarantee"]]
         leaks = [number(row[name]) for name in ("adaptive", "static", "gap", "gap_at_least")]
         leaks[-1] += " !" if row in lost else ""
-        lines.append(line([row["defense"], place(row), *numbers, row["attack"], row["goal"], *leaks]))
+        lines.append(line([row["defense"], _place(row), *numbers, row["attack"], row["goal"], *leaks]))
     told = sum(row["gap_at_least"] is not None for row in rows)
-    lines += ["", f"Limits of at least {LOSS}: {told - len(lost)} of {told}."]
+    lines += ["", f"Limits of at least {LOSS}: {told - len(lost)} of {told}.", *_refused(rows, measured)]
     return "\n".join(lines) + "\n"
+
+
+def _place(row: Row) -> str:
+    """The deployment, and the task where it is not that of the data."""
+    return ", ".join(filter(None, (place(row), row["task"])))
+
+
+def _refused(rows: Sequence[Row], measured: Sequence[Row]) -> list[str]:
+    """The breakers that no row above has a number of, with the reason."""
+    have = {(row["defense"], row["attack"]) for row in measured}
+    left = [row for row in rows if (row["defense"], row["attack"]) not in have]
+    return (
+        [
+            "",
+            *(
+                f"- Not run: {row['attack']} on {row['defense']}: {row['refused'] or 'it has no leakage'}."
+                for row in left
+            ),
+        ]
+        if left
+        else []
+    )
 
 
 def _headline(rows: Sequence[Row]) -> list[str]:

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from splitguard.building.shadow import latest, live, moment_gap
-from splitguard.building.simulate import as_released, as_trained
+from splitguard.building.simulate import as_released, as_stated, as_trained
 from splitguard.data.rows import Rows
 from splitguard.engine.view import View
 
@@ -28,8 +28,9 @@ class ShadowTraining:
         CE(g(d(s(x))), y) + moments M(d(s(x')), z) + what the defense adds to a client's loss
 
     with g the server's layers, d the defense drawn afresh, z what was sent of the victims, and M `moment_gap`, in which
-    d is the mean of as many draws as z is of releases. The rows (x, y) are auxiliary; x' have labels as frequent as the
-    victims' are, where this adversary is told those, and are the same rows otherwise.
+    d is the mean of as many draws as z is of releases. The rows (x, y) are auxiliary, y what the defense states of
+    them; x' have labels as frequent as the victims' are, where this adversary is told those, and are the same rows
+    otherwise.
 
     Attributes:
         steps: of Adam.
@@ -54,6 +55,8 @@ class ShadowTraining:
         """A shadow from fresh weights, in eval mode."""
         sent, times = latest(view)
         sent = sent.to(rows.inputs)
+        if len(view.cut_shapes) == 1:  # a tail of its own learns the truth
+            rows = replace(rows, labels=as_stated(view, rows.labels, generator))
         alike = _as_frequent(view, rows)
         tried = [_Shadow(view, self.lr, generator) for _ in range(self.tries)]
         reached = [self._until(self._early, shadow, view, rows, sent, times, alike, generator) for shadow in tried]

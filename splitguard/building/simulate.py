@@ -11,7 +11,7 @@ from torch import Tensor
 from splitguard.engine.defense import Batch
 from splitguard.engine.view import View
 
-__all__ = ["RELEASE", "as_released", "as_trained", "unaware"]
+__all__ = ["RELEASE", "as_released", "as_stated", "as_trained", "unaware"]
 
 #: The hooks that tell an adaptive attacker what is sent.
 RELEASE = ("mean_release", "noise_std", "released_like", "residual")
@@ -23,6 +23,19 @@ def as_released(view: View, smashed: Tensor, generator: torch.Generator) -> Tens
     An attacker that is not adaptive gets ``smashed`` back, unchanged.
     """
     return view.defense.released_like(smashed, generator) if view.adaptive else smashed
+
+
+def as_stated(view: View, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """One draw of the labels (N,) that the defense would state for rows with ``labels`` (N,).
+
+    The client is trained on what it states. So is one that simulates it, and beside a victim's statement belongs an
+    auxiliary row with a statement, not with the truth. An attacker that is not adaptive gets ``labels`` back, as does
+    every other where the defense leaves labels alone.
+    """
+    law = view.defense.label_law() if view.adaptive else None
+    if law is None:
+        return labels
+    return torch.multinomial(law.cpu()[labels.cpu()], 1, generator=generator)[:, 0].to(labels)
 
 
 def as_trained(

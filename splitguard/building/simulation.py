@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from splitguard.building.critics import looks_like, make_critic, told_apart
 from splitguard.building.learners import Learners, rows_of, seeded
 from splitguard.building.recent import Recent
-from splitguard.building.simulate import as_released, as_trained
+from splitguard.building.simulate import as_released, as_stated, as_trained
 from splitguard.engine.roles import OnlineAttack
 from splitguard.engine.threat import Labels
 from splitguard.engine.view import View
@@ -59,8 +59,8 @@ class Simulation(OnlineAttack):
     gradients pass and nothing moves; e has the head's architecture and is in train mode, as the client's head is. In
     vanilla g ends in the logits and there is no h; in u-shaped h is one linear layer of the attacker's own, D1 is told
     no labels, and each y is replaced by a random one with probability ``flip``, so that e and h do not overfit. What e
-    sends goes through a fresh draw of the defense, and p is what the defense adds to the client's loss; an attacker
-    that is not adaptive leaves both out.
+    sends goes through a fresh draw of the defense, in vanilla y is what the defense states in place of the label, and p
+    is what it adds to the client's loss; an attacker that is not adaptive leaves all three out.
 
     When the session is over it goes on for ``finish`` steps, with the final body and the rows that crossed last: on a
     copy, so that an attack may be run on several views of one session, in any order.
@@ -164,6 +164,8 @@ class Simulation(OnlineAttack):
         scores = body(made.clone())
         if "tail" in nets:
             scores, labels = nets["tail"](scores), self._flipped(labels, view.classes, generator)
+        else:
+            labels = as_stated(view, labels, generator)
         task = cross_entropy(scores, labels)
         loss, losses = task + as_trained(view, images, labels, smashed, generator), []
         known = None if told is None else labels
