@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -42,8 +42,8 @@ class Sdar(Simulation):
 
     g is the live body. In u-shaped nobody is told labels, h is one linear layer of the attacker's own, and a share of
     the y is drawn anew. The defense's fresh draws, the labels it states and its penalty p are in the simulation, unless
-    the attacker is not adaptive. A victim is decoded from its last release; a query victim's label is what the body
-    makes of it.
+    the attacker is not adaptive; where there is a p, a second client without it is simulated too, and x_hat is the
+    mean of both. A victim is decoded from its last release; a query victim's label is what the body makes of it.
 
     Args:
         steps: steps of every network for each exchange.
@@ -79,7 +79,7 @@ class Sdar(Simulation):
     blocks: int = 1
 
     goal: ClassVar[Goal] = Goal.INPUTS
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = PAPER
     threat: ClassVar[Threat] = Threat(NEEDS, (Party.SERVER,), uses=Sees.LABELS)
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(
@@ -107,16 +107,18 @@ class Sdar(Simulation):
         """(N, *in) in [0, 1]."""
         view.need(self.threat.needs)
         began, rows, body = time.perf_counter(), view.releases.last(view.ids), view.body()
-        nets, sent, told = self._finished(body, view, generator), rows.smashed, None
-        decoder = nets["decoder"].eval()
+        clients, sent, told = self._finished(body, view, generator), rows.smashed, None
         with torch.no_grad():
             if self._told:
                 told = body(sent.clone()).argmax(1) if rows.labels is None else rows.labels
-            parts = torch.arange(len(sent)).split(CHUNK)
-            images = torch.cat([decoder(sent[part], None if told is None else told[part]) for part in parts])
+            parts = [
+                (sent[part], None if told is None else told[part]) for part in torch.arange(len(sent)).split(CHUNK)
+            ]
+            decoders = [nets["decoder"].eval() for nets in clients]
+            found = [torch.cat([decoder(*part) for part in parts]).clamp(0, 1) for decoder in decoders]
         seconds = self._seconds + time.perf_counter() - began
-        budget = Budget(steps=nets.steps, aux=len(view.aux), seconds=seconds)
-        return Guess(view.ids, images=images.clamp(0, 1), budget=budget)
+        budget = Budget(steps=sum(nets.steps for nets in clients), aux=len(view.aux), seconds=seconds)
+        return Guess(view.ids, images=torch.stack(found).mean(0), budget=budget)
 
     def _labels_told(self, view: View) -> int:
         return view.classes if self.conditional and view.sees(Sees.LABELS) else 0
@@ -162,7 +164,7 @@ class SdarLabels(Simulation):
 
     goal: ClassVar[Goal] = Goal.LABELS
     threat: ClassVar[Threat] = Threat(NEEDS | Sees.FEATURES, (Party.SERVER,), uses=Sees.KNOWN)
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = PAPER
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"steps": 6, "finish": 0, "batch_size": 32, "flip": 0.0, "lr": 2e-3, "critic_width": 16}
@@ -176,23 +178,22 @@ class SdarLabels(Simulation):
     def observe(self, exchange: Exchange, view: View, generator: torch.Generator) -> None:
         """Learns from one exchange, and judges its rows."""
         super().observe(exchange, view, generator)
-        if self._nets.steps:
-            self._scores |= _judged(exchange.ids, exchange.smashed, view.body().eval(), self._nets["tail"])
+        if self._steps:
+            self._scores |= _judged(exchange.ids, exchange.smashed, view.body().eval(), self._clients)
 
     def run(self, view: View, generator: torch.Generator) -> Guess:
         """``labels`` (N,), and ``scores`` (N, K): log probabilities."""
         view.need(self.threat.needs)
         began, body, judged = time.perf_counter(), view.body(), dict(self._scores)
-        nets = self._finished(body, view, generator)
+        clients = self._finished(body, view, generator)
         if len(self._recent):
-            ids, sent = self._recent.last()
-            judged |= _judged(ids, sent, body, nets["tail"])
+            judged |= _judged(*self._recent.last(), body, clients)
         scores = torch.stack([judged[int(i)] for i in view.ids])
         if view.sees(Sees.KNOWN) and len(view.known.ids):
             told = torch.stack([judged[int(i)] for i in view.known.ids])
             scores = scores[:, _exchanged(told, view.known.labels)]
         seconds = self._seconds + time.perf_counter() - began
-        budget = Budget(steps=nets.steps, aux=len(view.aux), seconds=seconds)
+        budget = Budget(steps=sum(nets.steps for nets in clients), aux=len(view.aux), seconds=seconds)
         return Guess(view.ids, labels=scores.argmax(1), scores=scores, budget=budget)
 
     def state_dict(self) -> dict[str, Any]:
@@ -208,10 +209,11 @@ class SdarLabels(Simulation):
         """Nothing: the judgements are made when the step is done."""
 
 
-def _judged(ids: Tensor, sent: Tensor, body: nn.Module, tail: nn.Module) -> dict[int, Tensor]:
-    """Log probabilities (K,) of each row."""
+def _judged(ids: Tensor, sent: Tensor, body: nn.Module, clients: Sequence[Learners]) -> dict[int, Tensor]:
+    """Log probabilities (K,) of each row, the mean of what the clients' tails say."""
     with torch.no_grad():
-        scores = tail(body(sent.clone())).log_softmax(1).cpu()
+        features = body(sent.clone())
+        scores = torch.stack([nets["tail"](features).log_softmax(1) for nets in clients]).mean(0).cpu()
     return dict(zip(ids.tolist(), scores, strict=True))
 
 

@@ -58,7 +58,7 @@ def watched(smashed: Tensor, labels: Tensor | None = Y, view: View | None = None
 
 def weights(attack: Sdar, name: str) -> Mapping[str, Tensor]:
     # What the decoder has seen of the victims' statistics is not learned.
-    learned = dict(attack._nets[name].named_parameters())
+    learned = dict(attack._clients[0][name].named_parameters())
     return {k: v.detach().clone() for k, v in learned.items()}
 
 
@@ -84,11 +84,11 @@ def test_the_critic_pulls_the_head_towards_what_it_takes_for_sent() -> None:
     attack, free = watched(Z, l2=0.0, l1=1e4), watched(Z, l2=0.0, l1=0.0)
     start = Sdar(**DECODES, l1=1e4, l2=0.0)
     start.start(known(), gen())
-    critic = start._nets["critic"].eval()
+    critic = start._clients[0]["critic"].eval()
 
     def fooled(of: Sdar) -> float:
         with torch.no_grad():
-            made = of._nets["head"](AUX.inputs)
+            made = of._clients[0]["head"](AUX.inputs)
             return float(looks_like(critic(made, AUX.labels), True))
 
     assert fooled(attack) < fooled(free)
@@ -96,8 +96,8 @@ def test_the_critic_pulls_the_head_towards_what_it_takes_for_sent() -> None:
 
 def test_without_either_weight_the_victim_is_not_looked_at() -> None:
     one, other = (watched(z, l1=0.0, l2=0.0) for z in (Z, Z.flip(3)))
-    assert "critic" not in one._nets
-    assert "judge" not in one._nets
+    assert "critic" not in one._clients[0]
+    assert "judge" not in one._clients[0]
     for name in ("head", "decoder"):
         assert same(weights(one, name), weights(other, name))
 
@@ -108,15 +108,15 @@ def test_the_head_learns_the_task_through_the_live_body_and_moves_it_not() -> No
     attack = Sdar(**{**DECODES, "batch_size": 20}, l1=0.0, l2=0.0)
     attack.start(known(), gen())
     reference = fresh_copy(HEAD, gen())
-    for ours, theirs in zip(attack._nets["head"].parameters(), reference.parameters(), strict=True):
+    for ours, theirs in zip(attack._clients[0]["head"].parameters(), reference.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     attack.observe(exchange(Z, Y), known(), gen())
     optimizer = torch.optim.Adam(reference.parameters(), lr=attack.lr)
     torch.autograd.backward(cross_entropy(BODY(reference(AUX.inputs).clone()), AUX.labels))
     optimizer.step()
-    for ours, theirs in zip(attack._nets["head"].parameters(), reference.parameters(), strict=True):
+    for ours, theirs in zip(attack._clients[0]["head"].parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    assert attack._nets["head"].training  # as a client's is
+    assert attack._clients[0]["head"].training  # as a client's is
     assert all(torch.equal(v, before[k]) for k, v in BODY.state_dict().items())
     assert all(p.grad is None for p in BODY.parameters())
 
@@ -152,7 +152,7 @@ def test_the_simulated_client_is_defended_if_the_attacker_knows(adaptive: bool) 
         view = known(defense=defense, adaptive=adaptive)
         attack = watched(Z, view=view, lr=0.05, l1=0.0, l2=0.0)
         with torch.no_grad():
-            return float(attack._nets["head"](AUX.inputs).square().mean())
+            return float(attack._clients[0]["head"](AUX.inputs).square().mean())
 
     assert (lengths(Tax()) < lengths(Defense())) == adaptive
 
@@ -218,9 +218,9 @@ def test_it_begins_when_it_is_told_to() -> None:
     with pytest.raises(NotSupported, match=r"sdar has learned nothing.*first_step=2 must lie below"):
         attack.run(view, draws)
     attack.observe(exchange(Z, Y, step=2), view, draws)
-    assert attack._nets.steps == 4
+    assert attack._steps == 4
     attack.observe(exchange(Z[:1], Y[:1], step=3), view, draws)  # a single row has no statistics
-    assert attack._nets.steps == 4
+    assert attack._steps == 4
 
 
 @pytest.mark.parametrize("kind", [Sdar, SdarLabels])

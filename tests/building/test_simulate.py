@@ -45,8 +45,9 @@ def learned(name: str, view: View, **settings: Any) -> list[Tensor]:
     attack = ATTACKS.build(name, **settings)
     assert isinstance(attack, OnlineAttack)
     watch(attack, view, exchanges(X, HEAD, size=8, labels=Y))
-    key = "nets"
-    return [value.clone() for value in attack.state_dict()[key]["nets"].values()]
+    kept = attack.state_dict()["nets"]
+    clients = kept if isinstance(kept, list) else [kept]
+    return [value.clone() for client in clients for value in client["nets"].values()]
 
 
 def shadow(view: View) -> list[Tensor]:
