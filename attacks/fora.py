@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from splitguard.api import ATTACKS, BadSetting, Goal, Guess, Party, Sees, Threat, View
+from splitguard.api import ATTACKS, BadSetting, Goal, Party, Sees, Threat, View
 from splitguard.building.beside import Beside, Given
 from splitguard.building.critics import gradient_penalty, make_critic
 from splitguard.building.learners import Learners, rows_of
@@ -36,7 +35,7 @@ class FORA(Beside):
     The server's layers, labels and gradients are not used: who owns the labels makes no difference. A distribution may
     be met in more ways than one: where images are as likely as their negatives, say, f~ may settle on the negatives.
     An attacker that is not adaptive takes q for the identity; an adaptive one tries that for the decoder too, see
-    `Beside.decoded`.
+    `Beside.decoded`. Against a penalty it trains a second f~ without it, and x_hat is the mean of both.
 
     Args:
         a: weight of the discrepancy against the critic, in [0, 1].
@@ -77,7 +76,7 @@ class FORA(Beside):
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.AUX, (Party.SERVER,))
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = "Xu et al., Feature-oriented reconstruction attack, CVPR 2024"
     # A critic needs more than the contract's few exchanges before it guides; there the discrepancy leads.
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(
@@ -127,15 +126,8 @@ class FORA(Beside):
         made = nets["client"](inputs)
         shown = as_released(view, made, generator)
         loss = (1 - self.a) * critic(shown).mean() + self.a * mk_mmd(shown, sent)
-        loss = loss + as_trained(view, inputs, None, made, generator)
+        if given.pays:
+            loss = loss + as_trained(view, inputs, None, made, generator)
         apart = critic(sent).mean() - critic(shown.detach()).mean()
         slope = gradient_penalty(critic, shown, sent, generator, slope=self.slope)
         nets.learn((loss, "client"), (apart + self.penalty * slope, "critic"))
-
-    def run(self, view: View, generator: torch.Generator) -> Guess:
-        """(N, *in) in [0, 1]."""
-        began = time.perf_counter()
-        view.need(self.threat.needs)
-        nets = self.finished(view, generator)
-        images, steps = self.decoded(view, nets, generator)
-        return Guess(view.ids, images=images, budget=self.spent(view, nets.steps + steps, began))

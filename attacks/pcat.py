@@ -42,8 +42,8 @@ class PCAT(Beside):
     Where labels are seen, each auxiliary sample has the label of a victim in the batch, and training begins when the
     victims' smoothed loss has fallen from its highest value; else it begins at once. After the session f~ goes on with
     the final body and the smashed data that came last.
-
     An attacker that is not adaptive takes q for the identity; an adaptive one tries that for D, see `Beside.decoded`.
+    Against a penalty it trains a second f~ without it, and x_hat is the mean of both.
 
     Args:
         live: learns while the session runs; off is the paper's vanilla-PCAT, with the final body alone.
@@ -123,29 +123,27 @@ class PCAT(Beside):
         shown = as_released(view, made, generator)
         out = given.body(shown)
         logits = nets["tail"](out) if "tail" in nets else out
-        loss = cross_entropy(logits, targets) + as_trained(view, inputs, targets, made, generator)
+        loss = cross_entropy(logits, targets)
+        if given.pays:
+            loss = loss + as_trained(view, inputs, targets, made, generator)
         if sent is not None and self.match and min(len(shown), len(sent)) > 1:
             loss = loss + self.match * mk_mmd(shown, sent)
         nets.learn(*((loss, name) for name in ("client", "tail") if name in nets))
 
-    def run(self, view: View, generator: torch.Generator) -> Guess:
-        """(N, *in) in [0, 1]."""
-        began = time.perf_counter()
-        view.need(self.threat.needs)
-        nets = self.finished(view, generator)
-        (images, steps), rested = self.decoded(view, nets, generator), None
-        steps += nets.steps
-        if self.finetune:
-            client, smashed = nets["client"], latest(view)[0].to(images)
+    def inverted(self, view: View, nets: Learners, generator: torch.Generator) -> tuple[Tensor, int, bool | None]:
+        """What the decoder gives, refined if asked."""
+        images, steps = self.decoded(view, nets, generator)
+        if not self.finetune:
+            return images, steps, None
+        client, smashed = nets["client"], latest(view)[0].to(images)
 
-            def loss(guess: Tensor) -> Tensor:
-                made = client(guess)
-                apart = view.defense.residual(made, smashed) if view.adaptive else made - smashed
-                return apart.square().flatten(1).mean(1)
+        def loss(guess: Tensor) -> Tensor:
+            made = client(guess)
+            apart = view.defense.residual(made, smashed) if view.adaptive else made - smashed
+            return apart.square().flatten(1).mean(1)
 
-            found = optimise_inputs(loss, images, steps=self.finetune)
-            images, steps, rested = found.inputs, steps + found.steps, found.converged
-        return Guess(view.ids, images=images, budget=self.spent(view, steps, began), converged=rested)
+        found = optimise_inputs(loss, images, steps=self.finetune)
+        return found.inputs, steps + found.steps, found.converged
 
     def state_dict(self) -> dict[str, Any]:
         """Of `Beside`, and how far the victims' loss has fallen."""
@@ -214,13 +212,12 @@ class PCATLabels(PCAT):
         """``labels`` (N,) and ``scores`` (N, K)."""
         began = time.perf_counter()
         view.need(self.threat.needs)
-        nets = self.finished(view, generator)
+        clients = self.finished(view, generator)
         with torch.no_grad():
             made = self.body(view)(view.releases.last(view.ids).smashed.to(view.aux.inputs))
         made = torch.stack([self._features.get(row, own) for row, own in zip(view.ids.tolist(), made, strict=True)])
-        scores = nets["tail"](made).log_softmax(1)
-        budget = self.spent(view, nets.steps, began)
-        return Guess(view.ids, labels=scores.argmax(1), scores=scores, budget=budget)
+        scores = torch.stack([nets["tail"](made).log_softmax(1) for nets in clients]).mean(0)
+        return Guess(view.ids, labels=scores.argmax(1), scores=scores, budget=self.spent(view, clients, began))
 
     def state_dict(self) -> dict[str, Any]:
         """Of `PCAT`, and the features kept."""
@@ -237,6 +234,8 @@ class PCATLabels(PCAT):
 class PCATFunctionality(PCAT):
     """Hands over the pseudo-client of `PCAT`, and its pseudo-tail, in place of the client's own layers.
 
+    Of two, where the defense adds a penalty, the one with the lower cross-entropy on the auxiliary samples.
+
     Args:
         live, align, late, steps, finish, match, width, tail_width, lr, batch_size, keep, aux: as in `PCAT`.
         decode, decoder_width, finetune: not used; they concern inputs.
@@ -250,6 +249,11 @@ class PCATFunctionality(PCAT):
         """``head`` (N, *in) to (N, *cut1), and with a second cut ``tail`` (N, *cut2) to (N, K)."""
         began = time.perf_counter()
         view.need(self.threat.needs)
-        nets = self.finished(view, generator)
+        clients, body, aux = self.finished(view, generator), self.body(view), view.aux[: self.aux]
+        with torch.no_grad():
+            made = [(nets, body(nets["client"](aux.inputs))) for nets in clients]
+            scores = [nets["tail"](out) if "tail" in nets else out for nets, out in made]
+            losses = [float(cross_entropy(score, aux.labels)) for score in scores]
+        nets = clients[losses.index(min(losses))]
         tail = nets["tail"] if view.cut_shapes[1:] else None
-        return Guess(view.ids, head=nets["client"], tail=tail, budget=self.spent(view, nets.steps, began))
+        return Guess(view.ids, head=nets["client"], tail=tail, budget=self.spent(view, clients, began))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,8 +16,8 @@ from torch import Tensor
 from splitguard.building.inversion import Sent, mean_sent, train_inverse
 from splitguard.building.learners import Learners
 from splitguard.building.recent import Recent
-from splitguard.building.simulate import unaware
-from splitguard.engine.roles import Budget, OnlineAttack
+from splitguard.building.simulate import penalised, unaware
+from splitguard.engine.roles import Budget, Guess, OnlineAttack
 from splitguard.engine.threat import Sees
 from splitguard.engine.view import View
 from splitguard.engine.wire import Exchange
@@ -40,11 +40,13 @@ class Given(NamedTuple):
         labels: (n,), theirs; None where they are not seen.
         body: the server's layers as they are, in eval mode, which keeps what their normalisation has learned from the
             victims' smashed data.
+        pays: whether what the defense adds to a client's loss is to be added to the stand-in's.
     """
 
     sent: Tensor | None
     labels: Tensor | None
     body: Body
+    pays: bool = True
 
 
 @dataclass(kw_only=True)
@@ -54,6 +56,9 @@ class Beside(OnlineAttack):
     The network called ``client`` stands in for the client's head, inputs (N, *in) to smashed data (N, *cut1), and one
     called ``tail``, where there is one, for its tail.
     `finished` works on a copy, so that an attack may be run on several views of one session, in any order.
+
+    Where a defense adds a penalty to the client's loss, an adaptive attacker trains two stand-ins side by side, with it
+    and without, and takes the mean of what comes of them, as in `Simulation`.
 
     Args:
         steps: optimizer steps an exchange.
@@ -75,7 +80,7 @@ class Beside(OnlineAttack):
     decode: int = 300
     decoder_width: int = 16
     aux: int = 2000
-    _nets: Learners | None = field(default=None, init=False, repr=False, compare=False)
+    _clients: tuple[Learners, ...] = field(default=(), init=False, repr=False, compare=False)
     _recent: Recent = field(default_factory=lambda: Recent(0), init=False, repr=False, compare=False)
     _seconds: float = field(default=0.0, init=False, repr=False, compare=False)
 
@@ -101,7 +106,7 @@ class Beside(OnlineAttack):
 
     @abstractmethod
     def learn(self, nets: Learners, view: View, given: Given, generator: torch.Generator) -> None:
-        """One step of every network."""
+        """One step of every network of one stand-in."""
 
     def begins(self, exchange: Exchange, view: View) -> bool:
         """Whether to learn from this exchange."""
@@ -109,29 +114,44 @@ class Beside(OnlineAttack):
 
     def start(self, view: View, generator: torch.Generator) -> None:
         """Draws the networks."""
-        self._nets = self.networks(view, generator)
-        self._nets.to(view.aux.inputs)  # a session in float64 is watched in float64
+        self._clients = tuple(self.networks(view, generator) for _ in range(1 + penalised(view)))
+        for nets in self._clients:
+            nets.to(view.aux.inputs)  # a session in float64 is watched in float64
         self._recent, self._seconds = Recent(self.keep), 0.0
 
     def observe(self, exchange: Exchange, view: View, generator: torch.Generator) -> None:
         """Keeps what came, and learns from it."""
-        began, nets = time.perf_counter(), self.watched()
-        nets.to(exchange.smashed)
+        began, clients = time.perf_counter(), self.watched()
+        for nets in clients:
+            nets.to(exchange.smashed)
         self._recent.add(exchange)
         if self.begins(exchange, view):
             for _ in range(self.steps):
-                self.learn(nets, view, Given(exchange.smashed, exchange.labels, self.body(view)), generator)
+                self._learn(clients, view, exchange.smashed, exchange.labels, self.body(view), generator)
         self._seconds += time.perf_counter() - began
 
-    def watched(self) -> Learners:
-        """The networks, where the attack has watched a session.
+    def _learn(
+        self,
+        clients: Sequence[Learners],
+        view: View,
+        sent: Tensor | None,
+        labels: Tensor | None,
+        body: Body,
+        generator: torch.Generator,
+    ) -> None:
+        """One step of each stand-in, the first one with the penalty."""
+        for place, nets in enumerate(clients):
+            self.learn(nets, view, Given(sent, labels, body, pays=place == 0), generator)
+
+    def watched(self) -> tuple[Learners, ...]:
+        """The networks of each stand-in, where the attack has watched a session.
 
         Raises:
             NotSupported: where it has not.
         """
-        if self._nets is None:
+        if not self._clients:
             raise NotSupported(f"{self.name} watches a session while it is trained: train(..., beside=[attack])")
-        return self._nets
+        return self._clients
 
     def body(self, view: View) -> Body:
         """The server's layers as they are, in eval mode; an attack whose threat does not need them cannot call them."""
@@ -146,20 +166,40 @@ class Beside(OnlineAttack):
             f"{self.name} does not ask for the server's layers: its threat needs {self.threat.needs}"
         )
 
-    def finished(self, view: View, generator: torch.Generator) -> Learners:
-        """A copy of the networks after ``finish`` more steps, in eval mode and without gradients."""
-        nets, body = copy.deepcopy(self.watched()), self.body(view)
-        nets.to(view.aux.inputs)
+    def finished(self, view: View, generator: torch.Generator) -> tuple[Learners, ...]:
+        """A copy of each stand-in after ``finish`` more steps, in eval mode and without gradients."""
+        clients, body = copy.deepcopy(self.watched()), self.body(view)
+        for nets in clients:
+            nets.to(view.aux.inputs)
         for _ in range(self.finish):
             sent, labels = self._recent.draw(self.batch_size, generator) if len(self._recent) else (None, None)
-            self.learn(nets, view, Given(sent, labels, body), generator)
-        for name in ("client", "tail"):
-            if name in nets:
-                nets[name].eval().requires_grad_(False)
-        return nets
+            self._learn(clients, view, sent, labels, body, generator)
+        for nets in clients:
+            for name in ("client", "tail"):
+                if name in nets:
+                    nets[name].eval().requires_grad_(False)
+        return clients
+
+    def run(self, view: View, generator: torch.Generator) -> Guess:
+        """(N, *in) in [0, 1], the mean of what comes of each stand-in."""
+        began = time.perf_counter()
+        view.need(self.threat.needs)
+        clients = self.finished(view, generator)
+        found = [self.inverted(view, nets, generator) for nets in clients]
+        images, steps, rested = (list(part) for part in zip(*found, strict=True))
+        return Guess(
+            view.ids,
+            images=torch.stack(images).mean(0),
+            budget=self.spent(view, clients, began, sum(steps)),
+            converged=None if None in rested else all(rested),
+        )
+
+    def inverted(self, view: View, nets: Learners, generator: torch.Generator) -> tuple[Tensor, int, bool | None]:
+        """Images (N, *in) by way of one finished stand-in, the steps taken for them, and whether they came to rest."""
+        return *self.decoded(view, nets, generator), None
 
     def decoded(self, view: View, nets: Learners, generator: torch.Generator) -> tuple[Tensor, int]:
-        """What a decoder, trained on the finished stand-in, makes of each victim's releases.
+        """What a decoder, trained on a finished stand-in, makes of each victim's releases.
 
         Where there is a defense, an adaptive attacker also trains a decoder for the last release that knows of none,
         and takes the one that is better on auxiliary images kept aside, sent by the stand-in through the defense.
@@ -189,18 +229,19 @@ class Beside(OnlineAttack):
         better = reached[1:] > reached[:1]
         return found[better], len(found) * self.decode
 
-    def spent(self, view: View, steps: int, began: float) -> Budget:
-        """``steps`` in all, and the seconds since ``began`` on top of those beside the session."""
-        used = min(len(view.aux), self.aux)
+    def spent(self, view: View, clients: Sequence[Learners], began: float, more: int = 0) -> Budget:
+        """The stand-ins' steps and ``more``, and the seconds since ``began`` on top of those beside the session."""
+        steps, used = sum(nets.steps for nets in clients) + more, min(len(view.aux), self.aux)
         return Budget(steps=steps, aux=used, seconds=self._seconds + time.perf_counter() - began)
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimizers, and the smashed data kept."""
-        nets, recent = self.watched().state_dict(), self._recent.state_dict()
+        nets, recent = [nets.state_dict() for nets in self.watched()], self._recent.state_dict()
         return {"nets": nets, "recent": recent, "seconds": self._seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`, after `start`."""
-        self.watched().load_state_dict(state["nets"])
+        for nets, kept in zip(self.watched(), state["nets"], strict=True):
+            nets.load_state_dict(kept)
         self._recent.load_state_dict(state["recent"])
         self._seconds = float(state["seconds"])

@@ -11,7 +11,7 @@ from torch import Tensor
 from splitguard.engine.defense import Batch
 from splitguard.engine.view import View
 
-__all__ = ["RELEASE", "as_released", "as_stated", "as_trained", "unaware"]
+__all__ = ["RELEASE", "as_released", "as_stated", "as_trained", "penalised", "unaware"]
 
 #: The hooks that tell an adaptive attacker what is sent.
 RELEASE = ("mean_release", "noise_std", "released_like", "residual")
@@ -53,11 +53,16 @@ def as_trained(
         smashed: (N, *cut1), what the simulated head makes of them, before `as_released`.
         generator: for defenses whose penalty draws.
     """
-    if not (view.adaptive and view.defense.overrides("penalty")):
+    if not penalised(view):
         return smashed.new_zeros(())
     batch = Batch(inputs, torch.arange(len(inputs)), labels)
     added = view.defense.penalty(batch, smashed, generator)
     return smashed.new_zeros(()) if added is None else added
+
+
+def penalised(view: View) -> bool:
+    """Whether the attacker knows of something that the defense adds to the client's loss."""
+    return view.adaptive and view.defense.overrides("penalty")
 
 
 def unaware(view: View, hooks: tuple[str, ...] = RELEASE) -> View | None:

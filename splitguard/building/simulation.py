@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from splitguard.building.critics import looks_like, make_critic, told_apart
 from splitguard.building.learners import Learners, rows_of, seeded
 from splitguard.building.recent import Recent
-from splitguard.building.simulate import as_released, as_stated, as_trained
+from splitguard.building.simulate import as_released, as_stated, as_trained, penalised
 from splitguard.engine.roles import OnlineAttack
 from splitguard.engine.threat import Labels
 from splitguard.engine.view import View
@@ -99,8 +99,7 @@ class Simulation(OnlineAttack):
         """Draws the networks."""
         view.need(self.threat.needs)
         self._told = self._labels_told(view)
-        penalised = view.adaptive and view.defense.overrides("penalty")
-        self._learners = tuple(self._drawn(view, generator) for _ in range(1 + penalised))
+        self._learners = tuple(self._drawn(view, generator) for _ in range(1 + penalised(view)))
         self._recent, self._seconds = Recent(self.keep), 0.0
 
     def _drawn(self, view: View, generator: torch.Generator) -> Learners:
@@ -172,7 +171,7 @@ class Simulation(OnlineAttack):
     ) -> None:
         """One step of each simulated client; only of the first is the loss penalised."""
         for place, nets in enumerate(clients):
-            self._learn(nets, body, view, sent, told, generator, penalised=place == 0)
+            self._learn(nets, body, view, sent, told, generator, pays=place == 0)
 
     def _learn(
         self,
@@ -183,7 +182,7 @@ class Simulation(OnlineAttack):
         told: Tensor | None,
         generator: torch.Generator,
         *,
-        penalised: bool,
+        pays: bool,
     ) -> None:
         """One step of one client, all losses taken before any network moves."""
         aux = view.aux
@@ -199,7 +198,7 @@ class Simulation(OnlineAttack):
             labels = as_stated(view, labels, generator)
         task = cross_entropy(scores, labels)
         loss, losses = task, []
-        if penalised:
+        if pays:
             loss = loss + as_trained(view, images, labels, smashed, generator)
         known = None if told is None else labels
         if "critic" in nets:

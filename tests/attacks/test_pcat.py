@@ -40,7 +40,7 @@ def build(name: str = "pcat", **settings: Any) -> PCAT:
 
 
 def state(attack: PCAT) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = attack.watched().state_dict()["nets"]
+    found: dict[str, Tensor] = attack.watched()[0].state_dict()["nets"]
     return {name: value.clone() for name, value in found.items()}
 
 

@@ -31,7 +31,7 @@ def build(name: str, **settings: Any) -> PCAT:
 
 
 def state(attack: PCAT) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = attack.watched().state_dict()["nets"]
+    found: dict[str, Tensor] = attack.watched()[0].state_dict()["nets"]
     return {name: value.clone() for name, value in found.items()}
 
 
@@ -62,7 +62,7 @@ def test_no_bit_of_the_session_changes_and_a_killed_one_goes_on(name: str, how: 
         session(cut, checkpoint=path, progress=killer(7), **how)
     two = session(resumed, checkpoint=path, **how)
     assert one.digest == two.digest
-    assert 0 < whole.watched().steps == resumed.watched().steps
+    assert 0 < whole.watched()[0].steps == resumed.watched()[0].steps
     assert same(state(whole), state(resumed))
     first, second = answer(one, whole), answer(two, resumed)
     for part in ("images", "scores"):
