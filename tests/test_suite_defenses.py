@@ -104,10 +104,10 @@ def test_each_epsilon_is_told_with_what_it_is_about() -> None:
         {"channel": "inputs", "epsilon": None, "epsilon_rows": None},
     ]
     record = replace(measured(0, True, 0.5), extra={"guarantee_data": told})
-    frozen = replace(record, values={**record.values, "aux_accuracy": 0.7})
+    frozen = replace(record, values={**record.values, "accuracy_drop": 0.05, "aux_accuracy": 0.7})
     (row,) = rows_of(frozen)
     assert row["guarantee"] == "2 (labels) + 8 (inputs, releases)"
-    assert "| 0.800 | 0.700 | 2 (labels) + 8 (inputs, releases) |" in defense_table([row])
+    assert "| 0.800 (-0.050) | 0.700 | 2 (labels) + 8 (inputs, releases) |" in defense_table([row])
 
 
 def test_a_task_of_fewer_classes_is_told_and_is_a_row_of_its_own() -> None:
@@ -125,3 +125,13 @@ def test_a_breaker_without_a_number_is_listed_with_the_reason_unless_it_ran_else
     assert defense_table(rows).count(str(refused.cell.attack)) == 1  # no line of the table
     elsewhere = measured(0, True, 0.5, attack=Plugin("idlg"), mode="splitfed")
     assert "Not run" not in defense_table(rows_of(refused, elsewhere))
+
+
+def test_of_each_deployment_the_strongest_of_either_kind_is_told() -> None:
+    weak, strong = three((0.5, 0.5, 0.5), (0.4, 0.4, 0.4)), three((0.9, 0.9, 0.9), (0.1, 0.1, 0.1))
+    strong = [replace(record, cell=replace(record.cell, attack=Plugin("inverse-network"))) for record in strong]
+    other = measured(0, True, 0.2, labels="server", goal="labels")
+    told = defense_table(rows_of(*weak, *strong, other)).split("## Every breaker")[0]
+    assert "**Of the strongest breakers of each kind, most in** inputs on dropout, 0.400 to 0.900." in told
+    assert "| inputs | 0.900 by inverse-network | 0.400 by white-box-inversion |" in told
+    assert "| labels | 0.200 by white-box-inversion |  |" in told
