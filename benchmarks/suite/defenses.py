@@ -132,10 +132,11 @@ def defense_table(rows: Sequence[Row]) -> str:
 def _strongest(rows: Sequence[Row]) -> list[str]:
     """A line a deployment and goal."""
     header = (*HEADER[:5], "after", "strongest adaptive", "strongest static")
-    lines = [line(header), "|" + "---|" * len(header)]
-    for own in _together(rows):
-        lines.append(line([*_deployment(own[0]), own[0]["goal"], *(_by(own, kind) for kind in ("adaptive", "static"))]))
-    return lines
+    told = [
+        [*_deployment(own[0]), own[0]["goal"], *(_by(own, kind) for kind in ("adaptive", "static"))]
+        for own in _together(rows)
+    ]
+    return [line(header), "|" + "---|" * len(header), *map(line, told)]
 
 
 def _by(rows: Sequence[Row], kind: str) -> str:
