@@ -127,21 +127,13 @@ class Beside(OnlineAttack):
         self._recent.add(exchange)
         if self.begins(exchange, view):
             for _ in range(self.steps):
-                self._learn(clients, view, exchange.smashed, exchange.labels, self.body(view), generator)
+                self._learn(clients, view, Given(exchange.smashed, exchange.labels, self.body(view)), generator)
         self._seconds += time.perf_counter() - began
 
-    def _learn(
-        self,
-        clients: Sequence[Learners],
-        view: View,
-        sent: Tensor | None,
-        labels: Tensor | None,
-        body: Body,
-        generator: torch.Generator,
-    ) -> None:
+    def _learn(self, clients: Sequence[Learners], view: View, given: Given, generator: torch.Generator) -> None:
         """One step of each stand-in, the first one with the penalty."""
         for place, nets in enumerate(clients):
-            self.learn(nets, view, Given(sent, labels, body, pays=place == 0), generator)
+            self.learn(nets, view, given._replace(pays=place == 0), generator)
 
     def watched(self) -> tuple[Learners, ...]:
         """The networks of each stand-in, where the attack has watched a session.
@@ -173,7 +165,7 @@ class Beside(OnlineAttack):
             nets.to(view.aux.inputs)
         for _ in range(self.finish):
             sent, labels = self._recent.draw(self.batch_size, generator) if len(self._recent) else (None, None)
-            self._learn(clients, view, sent, labels, body, generator)
+            self._learn(clients, view, Given(sent, labels, body), generator)
         for nets in clients:
             for name in ("client", "tail"):
                 if name in nets:
