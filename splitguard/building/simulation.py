@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -125,7 +125,8 @@ class Simulation(OnlineAttack):
             nets.to(sent)
         with seeded(generator, sent):
             for _ in range(self.steps):
-                self._step(self._clients, body, view, sent, told, generator)
+                for place, nets in enumerate(self._clients):
+                    self._step(nets, body, view, sent, told, generator, pays=place == 0)
         self._seconds += time.perf_counter() - began
 
     def state_dict(self) -> dict[str, Any]:
@@ -162,19 +163,6 @@ class Simulation(OnlineAttack):
 
     def _step(
         self,
-        clients: Sequence[Learners],
-        body: Callable[[Tensor], Tensor],
-        view: View,
-        sent: Tensor,
-        told: Tensor | None,
-        generator: torch.Generator,
-    ) -> None:
-        """One step of each simulated client; only of the first is the loss penalised."""
-        for place, nets in enumerate(clients):
-            self._learn(nets, body, view, sent, told, generator, pays=place == 0)
-
-    def _learn(
-        self,
         nets: Learners,
         body: Callable[[Tensor], Tensor],
         view: View,
@@ -184,7 +172,7 @@ class Simulation(OnlineAttack):
         *,
         pays: bool,
     ) -> None:
-        """One step of one client, all losses taken before any network moves."""
+        """One step of one client, which pays the penalty or not; all losses are taken before any network moves."""
         aux = view.aux
         chosen = rows_of(len(aux), min(self.batch_size, len(aux)), generator)
         images, labels = aux.inputs[chosen].to(sent), aux.labels[chosen].to(sent.device)
@@ -243,5 +231,7 @@ class Simulation(OnlineAttack):
         with seeded(generator, like):
             for _ in range(self.finish if len(self._recent) > 1 else 0):
                 sent, labels = self._recent.draw(self.batch_size, generator)
-                self._step(clients, body, view, sent.to(like), labels if self._told else None, generator)
+                sent, told = sent.to(like), labels if self._told else None
+                for place, nets in enumerate(clients):
+                    self._step(nets, body, view, sent, told, generator, pays=place == 0)
         return clients
