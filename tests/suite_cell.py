@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from splitguard.api import ATTACKS
 from splitguard.matrix import Cell
 from splitguard.matrix.cell import Plugin
 
-__all__ = ["CELL"]
+__all__ = ["CELL", "VERSION"]
 
+VERSION: int = vars(ATTACKS.get("white-box-inversion"))["version"]
 CELL = Cell(
     data={"name": "faces", "clients": 2, "partition": "iid"},
     model={"name": "lenet"},
@@ -17,7 +19,7 @@ CELL = Cell(
     cuts=("conv2",),
     defense=(),
     training={"head": "trained"},
-    attack=Plugin("white-box-inversion"),
+    attack=Plugin("white-box-inversion", version=VERSION),
     goal="inputs",
     active=False,
     profile="active",

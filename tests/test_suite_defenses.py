@@ -14,7 +14,7 @@ import pytest
 from benchmarks.suite.defenses import LOSS, defense_rows, defense_table
 from splitguard.matrix import Record
 from splitguard.matrix.cell import Plugin
-from tests.suite_cell import CELL
+from tests.suite_cell import CELL, VERSION
 
 #: The 95 % point of Student's t with two degrees of freedom, from printed tables.
 T95 = 2.91999
@@ -135,3 +135,12 @@ def test_of_each_deployment_the_strongest_of_either_kind_is_told() -> None:
     assert "**Of the strongest breakers of each kind, most in** inputs on dropout, 0.400 to 0.900." in told
     assert "| inputs | 0.900 by inverse-network | 0.400 by white-box-inversion |" in told
     assert "| labels | 0.200 by white-box-inversion |  |" in told
+
+
+def test_a_row_of_another_version_of_its_attack_is_marked() -> None:
+    (row,) = rows_of(measured(0, True, 0.5))
+    assert row["versions"] == {"white-box-inversion": VERSION, "dropout": 1}
+    assert "to be run again" not in defense_table([row])
+    before = defense_table([dict(row, versions={**row["versions"], "white-box-inversion": VERSION - 1})])
+    assert "| white-box-inversion * |" in before
+    assert "to be run again" in before

@@ -13,7 +13,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ import torch
 import yaml
 
 from benchmarks.reproduce.claims import Finding, holding, judge
-from splitguard.api import ATTACKS, DEFENSES
+from benchmarks.versions import changed, versions
 from splitguard.errors import DataUnavailable, near_miss
-from splitguard.matrix import Cell, Matrix
+from splitguard.matrix import Matrix
 
 HERE = Path(__file__).parent
 PAPERS, STORED = HERE / "papers", HERE / "results"
@@ -47,7 +47,7 @@ def run(name: str, out: Path, jobs: int) -> dict[str, Any]:
     findings = [f for claim in paper["claims"] for f in judge(claim, results, victims=paper["victims"])]
     return {
         "file": _digest(name),
-        "versions": _versions(r.cell for r in results.records),
+        "versions": versions(r.cell for r in results.records),
         "paper": paper["paper"],
         "differs": paper["differs"],
         "victims_in_paper": paper["victims"],
@@ -64,18 +64,9 @@ def _digest(name: str) -> str:
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
-def _versions(cells: Iterable[Cell]) -> dict[str, int]:
-    """Of the attacks and defenses."""
-    return {part.name: part.version for cell in cells for part in (cell.attack, *cell.defense)}
-
-
 def outdated(name: str, result: Mapping[str, Any]) -> bool:
     """Whether the paper's file, or an attack or a defense in it, is another one by now."""
-    now = {
-        known: getattr(registry.get(known), "version", None) for registry in (ATTACKS, DEFENSES) for known in registry
-    }
-    changed = [known for known, version in result.get("versions", {}).items() if now.get(known) != version]
-    return result.get("file") != _digest(name) or bool(changed)
+    return result.get("file") != _digest(name) or bool(changed(result.get("versions", {})))
 
 
 def stored(name: str) -> dict[str, Any] | None:

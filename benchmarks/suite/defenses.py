@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.suite.cells import Row, line, number, place
+from benchmarks.versions import changed, versions
 from splitguard.matrix import Results
 from splitguard.matrix.cell import Cell
 from splitguard.metrics import paired_difference
@@ -31,7 +32,7 @@ def defense_rows(results: Results) -> list[Row]:
     One without a number has the reason, ``refused``.
     """
     found: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
-    said: dict[tuple[str, ...], dict[str, str | None]] = {}
+    said: dict[tuple[str, ...], Row] = {}
     for record in results.records:
         if record.phase != "training":
             continue
@@ -39,7 +40,8 @@ def defense_rows(results: Results) -> list[Row]:
         key = (cell.mode, cell.labels, "..".join(cell.cuts), _task(cell), cell.defended(), str(cell.attack), cell.goal)
         own = found.setdefault(key, {kind: {} for kind in ("adaptive", "static", *ACCURACIES)})
         honest = record.honest() or record  # an attack that takes part in its own training says nothing of accuracy
-        said.setdefault(key, {"guarantee": _stated(honest.extra.get("guarantee_data", ())), "refused": record.reason})
+        stated = _stated(honest.extra.get("guarantee_data", ()))
+        said.setdefault(key, {"guarantee": stated, "refused": record.reason, "versions": versions([cell])})
         if value is None:
             continue
         said[key]["refused"] = None
@@ -123,9 +125,12 @@ def defense_table(rows: Sequence[Row]) -> str:
     for row in measured:
         leaks = [number(row[name]) for name in ("adaptive", "static", "gap", "gap_at_least")]
         leaks[-1] += " !" if row in lost else ""
-        lines.append(line([*_deployment(row), row["attack"], row["goal"], *leaks]))
+        attack = row["attack"] + (" *" if changed(row["versions"]) else "")
+        lines.append(line([*_deployment(row), attack, row["goal"], *leaks]))
     told = sum(row["gap_at_least"] is not None for row in rows)
     lines += ["", f"Limits of at least {LOSS}: {told - len(lost)} of {told}.", *_refused(rows, measured)]
+    if any(changed(row["versions"]) for row in measured):
+        lines += ["", "\\* of an earlier version of the attack or of the defense: to be run again."]
     return "\n".join(lines) + "\n"
 
 
