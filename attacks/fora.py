@@ -126,8 +126,7 @@ class FORA(Beside):
         made = nets["client"](inputs)
         shown = as_released(view, made, generator)
         loss = (1 - self.a) * critic(shown).mean() + self.a * mk_mmd(shown, sent)
-        if given.pays:
-            loss = loss + as_trained(view, inputs, None, made, generator)
+        loss = loss + as_trained(view, inputs, None, made, generator)
         apart = critic(sent).mean() - critic(shown.detach()).mean()
         slope = gradient_penalty(critic, shown, sent, generator, slope=self.slope)
         nets.learn((loss, "client"), (apart + self.penalty * slope, "critic"))

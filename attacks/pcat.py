@@ -42,6 +42,7 @@ class PCAT(Beside):
     Where labels are seen, each auxiliary sample has the label of a victim in the batch, and training begins when the
     victims' smoothed loss has fallen from its highest value; else it begins at once. After the session f~ goes on with
     the final body and the smashed data that came last.
+
     An attacker that is not adaptive takes q for the identity; an adaptive one tries that for D, see `Beside.decoded`.
     Against a penalty it trains a second f~ without it, and x_hat is the mean of both.
 
@@ -123,9 +124,7 @@ class PCAT(Beside):
         shown = as_released(view, made, generator)
         out = given.body(shown)
         logits = nets["tail"](out) if "tail" in nets else out
-        loss = cross_entropy(logits, targets)
-        if given.pays:
-            loss = loss + as_trained(view, inputs, targets, made, generator)
+        loss = cross_entropy(logits, targets) + as_trained(view, inputs, targets, made, generator)
         if sent is not None and self.match and min(len(shown), len(sent)) > 1:
             loss = loss + self.match * mk_mmd(shown, sent)
         nets.learn(*((loss, name) for name in ("client", "tail") if name in nets))

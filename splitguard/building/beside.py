@@ -16,7 +16,7 @@ from torch import Tensor
 from splitguard.building.inversion import Sent, mean_sent, train_inverse
 from splitguard.building.learners import Learners
 from splitguard.building.recent import Recent
-from splitguard.building.simulate import penalised, unaware
+from splitguard.building.simulate import unaware, ways
 from splitguard.engine.roles import Budget, Guess, OnlineAttack
 from splitguard.engine.threat import Sees
 from splitguard.engine.view import View
@@ -40,13 +40,11 @@ class Given(NamedTuple):
         labels: (n,), theirs; None where they are not seen.
         body: the server's layers as they are, in eval mode, which keeps what their normalisation has learned from the
             victims' smashed data.
-        pays: whether what the defense adds to a client's loss is to be added to the stand-in's.
     """
 
     sent: Tensor | None
     labels: Tensor | None
     body: Body
-    pays: bool = True
 
 
 @dataclass(kw_only=True)
@@ -58,7 +56,7 @@ class Beside(OnlineAttack):
     `finished` works on a copy, so that an attack may be run on several views of one session, in any order.
 
     Where a defense adds a penalty to the client's loss, an adaptive attacker trains two stand-ins side by side, with it
-    and without, and takes the mean of what comes of them, as in `Simulation`.
+    and without, and takes the mean of what comes of them; see `ways`.
 
     Args:
         steps: optimizer steps an exchange.
@@ -114,7 +112,7 @@ class Beside(OnlineAttack):
 
     def start(self, view: View, generator: torch.Generator) -> None:
         """Draws the networks."""
-        self._clients = tuple(self.networks(view, generator) for _ in range(1 + penalised(view)))
+        self._clients = tuple(self.networks(view, generator) for _ in ways(view))
         for nets in self._clients:
             nets.to(view.aux.inputs)  # a session in float64 is watched in float64
         self._recent, self._seconds = Recent(self.keep), 0.0
@@ -131,9 +129,9 @@ class Beside(OnlineAttack):
         self._seconds += time.perf_counter() - began
 
     def _learn(self, clients: Sequence[Learners], view: View, given: Given, generator: torch.Generator) -> None:
-        """One step of each stand-in, the first one with the penalty."""
-        for place, nets in enumerate(clients):
-            self.learn(nets, view, given._replace(pays=place == 0), generator)
+        """One step of each stand-in."""
+        for nets, way in zip(clients, ways(view), strict=True):
+            self.learn(nets, way, given, generator)
 
     def watched(self) -> tuple[Learners, ...]:
         """The networks of each stand-in, where the attack has watched a session.

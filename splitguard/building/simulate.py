@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from splitguard.engine.defense import Batch
+from splitguard.engine.stack import Stack
 from splitguard.engine.view import View
 
-__all__ = ["RELEASE", "as_released", "as_stated", "as_trained", "penalised", "unaware"]
+__all__ = ["RELEASE", "as_released", "as_stated", "as_trained", "unaware", "ways"]
 
 #: The hooks that tell an adaptive attacker what is sent.
 RELEASE = ("mean_release", "noise_std", "released_like", "residual")
@@ -53,16 +54,31 @@ def as_trained(
         smashed: (N, *cut1), what the simulated head makes of them, before `as_released`.
         generator: for defenses whose penalty draws.
     """
-    if not penalised(view):
+    if not (view.adaptive and view.defense.overrides("penalty")):
         return smashed.new_zeros(())
     batch = Batch(inputs, torch.arange(len(inputs)), labels)
     added = view.defense.penalty(batch, smashed, generator)
     return smashed.new_zeros(()) if added is None else added
 
 
-def penalised(view: View) -> bool:
-    """Whether the attacker knows of something that the defense adds to the client's loss."""
-    return view.adaptive and view.defense.overrides("penalty")
+class _Unpenalised(Stack):
+    """A defense as it would be if it added nothing to the client's loss."""
+
+    def overrides(self, hook: str) -> bool:
+        """As its parts, but for the penalty."""
+        return hook != "penalty" and super().overrides(hook)
+
+
+def ways(view: View) -> tuple[View, ...]:
+    """One view for each stand-in that is trained: where the attacker knows of a penalty, also one that knows of none.
+
+    To train as the client does is not always to end where it ended: now a stand-in trained with the penalty comes
+    closer to the client and now one without, and nothing that the attacker has tells which. So it trains both, and
+    takes the mean of what comes of them, at twice the steps.
+    """
+    if not (view.adaptive and view.defense.overrides("penalty")):
+        return (view,)
+    return view, replace(view, defense=_Unpenalised([view.defense]))
 
 
 def unaware(view: View, hooks: tuple[str, ...] = RELEASE) -> View | None:

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from splitguard.building.critics import looks_like, make_critic, told_apart
 from splitguard.building.learners import Learners, rows_of, seeded
 from splitguard.building.recent import Recent
-from splitguard.building.simulate import as_released, as_stated, as_trained, penalised
+from splitguard.building.simulate import as_released, as_stated, as_trained, ways
 from splitguard.engine.roles import OnlineAttack
 from splitguard.engine.threat import Labels
 from splitguard.engine.view import View
@@ -63,9 +63,7 @@ class Simulation(OnlineAttack):
     is what it adds to the client's loss; an attacker that is not adaptive leaves all three out.
 
     Where there is a p, an adaptive attacker simulates two clients side by side, one with p and one without, and takes
-    the mean of what comes of them. To train as the client does is not always to end where it ended: on three defenses
-    and seeds 1 to 3 now the one and now the other came closer, nothing at hand told which, and the mean of both was
-    better than either in five runs of the six where it was looked at.
+    the mean of what comes of them; see `ways`.
 
     When the session is over it goes on for ``finish`` steps, with the final body and the rows that crossed last: on a
     copy, so that an attack may be run on several views of one session, in any order.
@@ -99,7 +97,7 @@ class Simulation(OnlineAttack):
         """Draws the networks."""
         view.need(self.threat.needs)
         self._told = self._labels_told(view)
-        self._learners = tuple(self._drawn(view, generator) for _ in range(1 + penalised(view)))
+        self._learners = tuple(self._drawn(view, generator) for _ in ways(view))
         self._recent, self._seconds = Recent(self.keep), 0.0
 
     def _drawn(self, view: View, generator: torch.Generator) -> Learners:
@@ -125,8 +123,8 @@ class Simulation(OnlineAttack):
             nets.to(sent)
         with seeded(generator, sent):
             for _ in range(self.steps):
-                for place, nets in enumerate(self._clients):
-                    self._step(nets, body, view, sent, told, generator, pays=place == 0)
+                for nets, way in zip(self._clients, ways(view), strict=True):
+                    self._step(nets, body, way, sent, told, generator)
         self._seconds += time.perf_counter() - began
 
     def state_dict(self) -> dict[str, Any]:
@@ -169,10 +167,8 @@ class Simulation(OnlineAttack):
         sent: Tensor,
         told: Tensor | None,
         generator: torch.Generator,
-        *,
-        pays: bool,
     ) -> None:
-        """One step of one client, which pays the penalty or not; all losses are taken before any network moves."""
+        """One step of one client, all losses taken before any network moves."""
         aux = view.aux
         chosen = rows_of(len(aux), min(self.batch_size, len(aux)), generator)
         images, labels = aux.inputs[chosen].to(sent), aux.labels[chosen].to(sent.device)
@@ -185,9 +181,7 @@ class Simulation(OnlineAttack):
         else:
             labels = as_stated(view, labels, generator)
         task = cross_entropy(scores, labels)
-        loss, losses = task, []
-        if pays:
-            loss = loss + as_trained(view, images, labels, smashed, generator)
+        loss, losses = task + as_trained(view, images, labels, smashed, generator), []
         known = None if told is None else labels
         if "critic" in nets:
             fake = nets["critic"](made, known)
@@ -232,6 +226,6 @@ class Simulation(OnlineAttack):
             for _ in range(self.finish if len(self._recent) > 1 else 0):
                 sent, labels = self._recent.draw(self.batch_size, generator)
                 sent, told = sent.to(like), labels if self._told else None
-                for place, nets in enumerate(clients):
-                    self._step(nets, body, view, sent, told, generator, pays=place == 0)
+                for nets, way in zip(clients, ways(view), strict=True):
+                    self._step(nets, body, way, sent, told, generator)
         return clients

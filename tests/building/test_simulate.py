@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from splitguard.api import ATTACKS, Defense, OnlineAttack, View
+from splitguard.api import ATTACKS, Batch, Defense, OnlineAttack, View
 from splitguard.building.shadow_training import ShadowTraining
-from splitguard.building.simulate import as_stated
+from splitguard.building.simulate import as_released, as_stated, as_trained, ways
 from splitguard.engine.fresh import fresh_copy
+from splitguard.engine.stack import Stack
 from tests.attacks.streams import exchanges, stream_view, watch
 from tests.attacks.views import gen, network, rows_of, smooth
 
@@ -53,6 +54,33 @@ def learned(name: str, view: View, **settings: Any) -> list[Tensor]:
 def shadow(view: View) -> list[Tensor]:
     head = ShadowTraining(steps=4, lr=0.1, batch_size=8, moments=1.0, tries=1)(view, view.aux, gen())
     return [value.clone() for value in head.state_dict().values()]
+
+
+class Halves(Defense):
+    """Sends half of what a head makes."""
+
+    def released_like(self, smashed: Tensor, generator: torch.Generator) -> Tensor:
+        return smashed / 2
+
+
+class Taxes(Defense):
+    """Adds one to the client's loss."""
+
+    def penalty(self, batch: Batch, smashed: Tensor, generator: torch.Generator) -> Tensor:
+        return smashed.new_ones(())
+
+
+@pytest.mark.parametrize("parts", [[Taxes()], [Halves(), Taxes()], [Taxes(), Halves()]])
+def test_the_second_way_forgets_the_penalty_and_nothing_else(parts: list[Defense]) -> None:
+    view = replace(view_of(None), defense=parts[0] if len(parts) == 1 else Stack(parts))
+    pays, free = ways(view)
+    assert pays is view
+    sent = [as_released(way, X, gen()) for way in (pays, free)]
+    assert torch.equal(sent[0], sent[1])
+    assert torch.equal(sent[0], X / len(parts))
+    assert [float(as_trained(way, X, Y, X, gen())) for way in (pays, free)] == [1, 0]
+    for other in (replace(view, adaptive=False), view_of(None)):
+        assert ways(other) == (other,)
 
 
 def test_a_statement_is_a_draw_of_the_law_and_the_unaware_know_of_none() -> None:
