@@ -40,7 +40,7 @@ class GradientCosine(Attack):
     threat: ClassVar[Threat] = Threat(
         Sees.SMASHED | Sees.LABEL_GRAD | Sees.KNOWN, (Party.SERVER, Party.CLIENT), uses=Sees.NOTHING
     )
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Li et al., Label leakage and protection in two-party split learning, ICLR 2022"
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ class GradientSpectral(Attack):
     threat: ClassVar[Threat] = Threat(
         Sees.SMASHED | Sees.LABEL_GRAD | Sees.KNOWN, (Party.SERVER, Party.CLIENT), uses=OWN_SIDE
     )
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Sun et al., Label leakage and protection from forward embedding in VFL, 2022"
 
     def __post_init__(self) -> None:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,10 +17,11 @@ from torch.nn.functional import mse_loss
 
 from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, Party, Sees, Threat, View
 from splitguard.building.decoders import Decoder, make_decoder
-from splitguard.building.inversion import Sent
+from splitguard.building.inversion import Sent, side_by_side
 from splitguard.building.linear import CrossFitted
 from splitguard.metrics import ssim
 
+Reads = Literal["mean", "each"]
 #: Folds of the linear guess, and rows each is fitted to at most.
 FOLDS, ROWS = 3, 600
 #: Images asked twice to see whether the pipeline draws anything; a few, since a discrete draw often repeats itself.
@@ -43,6 +45,16 @@ class InverseNetwork(Attack):
     the pipeline draws noise, an adaptive one trains that decoder too, and uses the one that does better on the images
     kept aside; both are counted.
 
+    With ``reads: each`` an adaptive attacker that has the mean of T releases tries a third decoder, which reads them
+    side by side, stacked along the first axis of the cut, and is trained on as many fresh answers, L the loss above:
+
+        min_D  mean L(D(S(q_1(x), ..., q_T(x))), x),    then    x_hat = D(S(z_1, ..., z_T))
+
+    with S sorting the T values of each coordinate (`side_by_side`), and of more than 8 releases the last 8. Of Gaussian
+    noise the mean tells all that the releases tell; of masks, signs or stochastic rounding it does not: the largest of
+    T masked values is what was masked, their mean is not. The linear guess below this decoder reads the mean, since the
+    best linear guess from draws of one law is one from their mean. Where it does no better it is not used.
+
     Args:
         steps: optimizer steps, at most.
         width: channels of the decoder.
@@ -51,10 +63,12 @@ class InverseNetwork(Attack):
         ssim: weight of the second term; 0 is the paper's loss.
         batch_size: auxiliary images a step.
         aux: auxiliary images, at most.
+        reads: the ``mean`` of a victim's releases by one head, or ``each`` of them too.
 
     Source: He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019 (the black-box attack).
     Differences: the linear guess, the second term, fresh noise, several releases, early stopping on images kept aside;
-    residual blocks are from Li et al., ResSFL, CVPR 2022, here without normalisation.
+    residual blocks are from Li et al., ResSFL, CVPR 2022, here without normalisation; ``reads: each``, for which no
+    paper is known: the one above has one release.
     """
 
     steps: int = 300
@@ -64,6 +78,7 @@ class InverseNetwork(Attack):
     ssim: float = 0.1
     batch_size: int = 32
     aux: int = 2000
+    reads: Reads = field(default="mean", metadata={"added": True})
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.QUERY | Sees.AUX, (Party.SERVER,))
@@ -91,20 +106,24 @@ class InverseNetwork(Attack):
         held, used = known[:aside], known[aside:]
         ask = _Pipeline(view, generator)
         fresh = view.adaptive and ask.draws
-        found = self._train(Sent.of(view), used, held, ask, fresh, generator)
-        steps = found.steps
+        tried = [self._train(Sent.of(view), used, held, ask, fresh, generator)]
         if fresh:
-            plain = self._train(Sent.of(replace(view, adaptive=False)), used, held, ask, False, generator)
-            steps += plain.steps
-            found = min(found, plain, key=lambda trained: trained.loss)
-        sent = found.sent.smashed.to(known)
+            tried.append(self._train(Sent.of(replace(view, adaptive=False)), used, held, ask, False, generator))
+        if fresh and self.reads == "each" and (each := Sent.stacked(view)).apart:
+            tried.append(self._train(each, used, held, ask, True, generator))  # last, so that the others are as ever
+        found = min(tried, key=lambda trained: trained.loss)
+        steps = sum(trained.steps for trained in tried)
         with torch.no_grad():
-            images = [found.decoder(part, found.linear(part)) for part in torch.split(sent, 256)]
+            images = [found(part) for part in torch.split(found.sent.smashed.to(known), 256)]
         return Guess(
             view.ids,
             images=torch.cat(images).clamp(0, 1),
             budget=Budget(steps=steps, queries=ask.queries, aux=len(known), seconds=time.perf_counter() - began),
-            settings={"best_epoch": found.epoch, "releases_averaged": found.sent.times, "fresh_noise": found.fresh},
+            settings={
+                "best_epoch": found.epoch,
+                f"releases_{'apart' if found.sent.apart else 'averaged'}": found.sent.times,
+                "fresh_noise": found.fresh,
+            },
         )
 
     def _train(
@@ -112,20 +131,25 @@ class InverseNetwork(Attack):
     ) -> _Trained:
         """The decoder of the best epoch, trained on answers asked afresh in each epoch, or once."""
         decoder = make_decoder(
-            ask.view.cut_shapes[0], ask.view.input_shape, width=self.width, blocks=self.blocks, generator=generator
+            tuple(sent.smashed.shape[1:]),
+            ask.view.input_shape,
+            width=self.width,
+            blocks=self.blocks,
+            generator=generator,
         )
         times = sent.times if fresh else 1
-        tests, answers = ask(held, times), ask(used, times)
-        linear = CrossFitted.fit(answers, used, torch.arange(len(used)) % FOLDS, rows=ROWS)
-        guesses = linear.of_rows(answers)
+        tests, answers = ask(held, times, sent.apart), ask(used, times, sent.apart)
+        linear = CrossFitted.fit(sent.mean(answers), used, torch.arange(len(used)) % FOLDS, rows=ROWS)
+        guesses = linear.of_rows(sent.mean(answers))
         decoder.to(answers).standardise(answers)
         optimizer = torch.optim.Adam(decoder.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=self.steps + 1, pct_start=0.1)
-        best, least, chosen, epoch, step = copy.deepcopy(decoder), self._held_out(decoder, linear, tests, held), 0, 0, 0
+        below = linear(sent.mean(tests))
+        best, least, chosen, epoch, step = copy.deepcopy(decoder), self._held_out(decoder, below, tests, held), 0, 0, 0
         while step < self.steps:
             if epoch and fresh:
-                answers = ask(used, times)
-                guesses = linear.of_rows(answers)
+                answers = ask(used, times, sent.apart)
+                guesses = linear.of_rows(sent.mean(answers))
             order = torch.randperm(len(used), generator=generator)
             for batch in torch.split(order, self.batch_size)[: self.steps - step]:
                 loss = self._loss(decoder(answers[batch], guesses[batch]), used[batch])
@@ -135,7 +159,7 @@ class InverseNetwork(Attack):
                 schedule.step()
                 step += 1
             epoch += 1
-            reached = self._held_out(decoder, linear, tests, held)
+            reached = self._held_out(decoder, below, tests, held)
             if reached < least:
                 best, least, chosen = copy.deepcopy(decoder), reached, epoch
         return _Trained(best.eval(), linear, sent, fresh=fresh, steps=step, epoch=chosen, loss=least)
@@ -144,9 +168,9 @@ class InverseNetwork(Attack):
         loss = mse_loss(images, truth)
         return loss + self.ssim * (1 - ssim(images.clamp(0, 1), truth).mean().to(loss)) if self.ssim else loss
 
-    def _held_out(self, decoder: Decoder, linear: CrossFitted, smashed: Tensor, images: Tensor) -> float:
+    def _held_out(self, decoder: Decoder, guesses: Tensor, smashed: Tensor, images: Tensor) -> float:
         with torch.no_grad():
-            return float(self._loss(decoder(smashed, linear(smashed)), images))
+            return float(self._loss(decoder(smashed, guesses), images))
 
 
 class _Trained(NamedTuple):
@@ -163,9 +187,14 @@ class _Trained(NamedTuple):
     epoch: int
     loss: float
 
+    def __call__(self, smashed: Tensor) -> Tensor:
+        """(N, *in), not clipped, for smashed data laid out as ``sent``."""
+        images: Tensor = self.decoder(smashed, self.linear(self.sent.mean(smashed)))
+        return images
+
 
 class _Pipeline:
-    """Means of answers of the deployed pipeline; counts the queries."""
+    """Answers of the deployed pipeline, their mean or side by side; counts the queries."""
 
     def __init__(self, view: View, generator: torch.Generator) -> None:
         self.view, self._generator = view, generator
@@ -175,10 +204,8 @@ class _Pipeline:
         self.draws = not torch.equal(first, second)
         self.queries = 2 * len(probe)
 
-    def __call__(self, inputs: Tensor, times: int) -> Tensor:
-        """(N, *cut), each the mean of ``times`` answers."""
-        answers = self.view.query(inputs, self._generator)
-        for _ in range(times - 1):
-            answers = answers + self.view.query(inputs, self._generator)
+    def __call__(self, inputs: Tensor, times: int, apart: bool) -> Tensor:
+        """(N, *cut), each the mean of ``times`` answers; or (N, times c_1, c_2, ...), the answers ``apart``."""
         self.queries += times * len(inputs)
-        return answers / times
+        answers = (self.view.query(inputs, self._generator) for _ in range(times))
+        return side_by_side(torch.stack(list(answers), 1)) if apart else functools.reduce(torch.add, answers) / times

@@ -85,7 +85,7 @@ class QueryFree(Attack):
     )
     version: ClassVar[int] = 4
     paper: ClassVar[str] = "He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019"
-    quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"train_steps": 150, "steps": 30, "tune": False})
+    quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"train_steps": 100, "steps": 30, "tune": False})
 
     def __post_init__(self) -> None:
         for name, least in (("train_steps", 1), ("batch_size", 2), ("moments", 0), ("tries", 1)):

@@ -85,7 +85,7 @@ class Sdar(Simulation):
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {
             "steps": 2,
-            "finish": 100,
+            "finish": 40,
             "batch_size": 16,
             "l2": 0.0,
             "lr": 5e-3,
@@ -167,7 +167,7 @@ class SdarLabels(Simulation):
     version: ClassVar[int] = 2
     paper: ClassVar[str] = PAPER
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(
-        {"steps": 6, "finish": 0, "batch_size": 32, "flip": 0.0, "lr": 2e-3, "critic_width": 16}
+        {"steps": 4, "finish": 0, "batch_size": 32, "flip": 0.0, "lr": 2e-3, "critic_width": 16}
     )
 
     def start(self, view: View, generator: torch.Generator) -> None:

@@ -51,7 +51,7 @@ class Similarity(Attack):
     threat: ClassVar[Threat] = Threat(
         Sees.SMASHED | Sees.LABEL_GRAD | Sees.KNOWN, (Party.SERVER, Party.CLIENT), uses=Sees.NOTHING
     )
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Liu et al., Similarity-based label inference attack, IEEE TIFS 2024"
     reads: ClassVar[Literal["gradients", "activations"]] = "gradients"
 
@@ -120,6 +120,7 @@ class SimilaritySmashed(Similarity):
     """
 
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.KNOWN, (Party.SERVER, Party.CLIENT), uses=OWN_SIDE)
+    version: ClassVar[int] = 1
     reads: ClassVar[Literal["gradients", "activations"]] = "activations"
 
 

@@ -54,7 +54,7 @@ class StatedLabels(Attack):
     prior: Prior = "uniform"
 
     goal: ClassVar[Goal] = Goal.LABELS
-    threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.LABELS, (Party.SERVER,), uses=Sees.NOTHING)
+    threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.LABELS, (Party.SERVER,), uses=Sees.AUX)
     version: ClassVar[int] = 1
     paper: ClassVar[str] = "Kairouz, Oh, Viswanath, Extremal mechanisms for local differential privacy, JMLR 2016"
 
@@ -67,20 +67,26 @@ class StatedLabels(Attack):
         view.need(self.threat.needs)
         counts = _counts(view)
         law = view.defense.label_law() if view.adaptive else None
-        if law is None:
-            scores = counts
-        else:
-            prior = view.class_prior if self.prior == "aux" else torch.ones(view.classes)
-            if bool(prior.isnan().any()):
-                raise MissingKnowledge("stated-labels: prior: aux counts classes on auxiliary rows; this view has none")
-            scores = counts @ _log(law.double()).T + _log(prior.double() / prior.double().sum())
+        scores, aux = counts, 0
+        if law is not None:
+            prior, aux = self._prior(view)
+            scores = counts @ _log(law.double()).T + _log(prior / prior.sum())
         return Guess(
             ids=view.ids,
             labels=scores.argmax(1),
             scores=scores,
             settings={"law": "believed" if law is None else "known"},
-            budget=Budget(seconds=time.perf_counter() - began),
+            budget=Budget(aux=aux, seconds=time.perf_counter() - began),
         )
+
+    def _prior(self, view: View) -> tuple[Tensor, int]:
+        """(K,) float64, not normalised, and on how many auxiliary rows it was counted."""
+        if self.prior == "uniform":
+            return torch.ones(view.classes, dtype=torch.float64), 0
+        view.need(Sees.AUX)
+        if bool(view.class_prior.isnan().any()):
+            raise MissingKnowledge("stated-labels: prior: aux counts classes on auxiliary rows; this view has none")
+        return view.class_prior.double(), len(view.aux)
 
 
 def _counts(view: View) -> Tensor:

@@ -54,7 +54,7 @@ class UnsplitLabels(Attack):
     threat: ClassVar[Threat] = Threat(
         Sees.SMASHED | Sees.FEATURES | Sees.LABEL_GRAD | Sees.KNOWN, (Party.SERVER,), uses=Sees.NOTHING
     )
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Erdogan, Kupcu, Cicek, UnSplit, WPES 2022"
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class UnsplitLabels(Attack):
         began = time.perf_counter()
         view.need(self.threat.needs)
         found = Anchored.of(view)
-        rows = _Rows.of(view, torch.cat([view.known.ids, view.ids]), self.drift)
+        rows = _Rows.of(view, found, self.drift)
         missing = found.mean_of_class(found.labels.double()).isnan()
         clone = _Clone(rows, found, self.drift)
         told = len(found.labels)
@@ -99,13 +99,13 @@ class _Rows(NamedTuple):
     time: Tensor
 
     @classmethod
-    def of(cls, view: View, ids: Tensor, drift: int) -> _Rows:
-        """Of the rows with these ids, each as it was sent last."""
-        rows = view.context.last(ids)
+    def of(cls, view: View, found: Anchored, drift: int) -> _Rows:
+        """Of the known rows, then the victims, each as it was sent last."""
+        rows = view.context.last(torch.cat([view.known.ids, view.ids]))
         when = rows.step.double()
         when = 2 * (when - when.min()) / (when.max() - when.min()).clamp(min=1) - 1
         powers = torch.stack([when**k for k in range(drift + 1)], 1)
-        return cls(_features(rows).double(), view.label_grad(rows).flatten(1).double(), powers)
+        return cls(_features(rows).double(), torch.cat([found.known, found.victims]), powers)
 
 
 class _Clone:

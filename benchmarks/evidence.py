@@ -115,6 +115,25 @@ def reference_fsha(found: Result) -> str:
     )
 
 
+def estimate(found: Result) -> str:
+    """The game against false and true claims."""
+    what, told = found["what"], []
+    for group, games in found["games"].items():
+        wrong = [game["mechanism"] for game in games if game["flagged"] != game["false"]]
+        bugs = [game for game in games if game["false"]]
+        seen, right = sum(game["flagged"] for game in bugs), len(games) - len(bugs)
+        kept = sum(not game["flagged"] for game in games if not game["false"])
+        missed = f" (not so: {', '.join(wrong)})" if wrong else ""
+        told.append(
+            f"{group}: {seen} of {len(bugs)} planted bugs are flagged and {kept} of {right} correct mechanisms are "
+            f"not{missed}, {len(games)} games in {found['seconds'][group]:.0f} s"
+        )
+    return (
+        f"at epsilon {what['epsilon']:g}, T {what['T']}, batch {what['batch']}, {what['trials']} trials a side: "
+        f"{'; '.join(told)}"
+    )
+
+
 CLAIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "engine": ("The engine's cost", engine),
     "matrix": ("The matrix's cost", matrix),
@@ -124,6 +143,7 @@ CLAIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "gradient_norm": ("Labels by the length of gradients", gradient_norm),
     "averaging": ("Noise is averaged away", averaging),
     "nopeek": ("NoPeek's trade", nopeek),
+    "estimate": ("False claims of an epsilon", estimate),
 }
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
@@ -31,8 +32,10 @@ __all__ = ["Codebook"]
 
 Space = Literal["discriminant", "plain"]
 
-#: Numbers of words that ``auto`` chooses among, as far as there are auxiliary rows: four a word at least.
-WORDS, ROWS_A_WORD = (2, 4, 8, 16, 32, 64, 128, 256), 4
+#: Numbers of words that ``auto`` chooses among, with the number of classes, as far as there are auxiliary rows.
+WORDS = (2, 4, 8, 16, 32, 64, 128, 256)
+#: Answers, at least, by which they are compared.
+DRAWS = 4000
 
 
 @DEFENSES.add("codebook")
@@ -59,8 +62,10 @@ class Codebook(Defense):
             sent of auxiliary rows tells their classes best, or, in plain coordinates, lies nearest to their smashed
             data. Nothing private is used.
         space: the coordinates A: ``discriminant``, those of Fisher's linear discriminant between the classes of the
-            auxiliary rows, so that words tell classes apart first; or ``plain``, for auxiliary rows without labels.
-        parts: 1 or more.
+            auxiliary rows, so that words tell classes apart first (see `splitguard.building.words.axes_of`); or
+            ``plain``, for auxiliary rows without labels.
+        parts: 1 or more. One answer among k^2 words is right more often than two, each among k at half of epsilon: more
+            parts are for auxiliary rows too few for that many words.
 
     Raises:
         BadSetting: for settings outside their range; from `bind`, for fewer auxiliary rows than words, or more parts
@@ -79,6 +84,7 @@ class Codebook(Defense):
     _answers: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
     _guarantee: Guarantee | None = field(default=None, init=False, repr=False, compare=False)
 
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Ye, Barg, Optimal schemes for discrete distribution estimation under LDP, IEEE TIT 2018"
     per_sample: ClassVar[bool] = True
     acts: ClassVar[str] = "smashed data"
@@ -106,12 +112,12 @@ class Codebook(Defense):
         labels = deployment.aux.labels if self.space == "discriminant" else None
         parts = [(part, axes_of(part, labels)) for part in torch.tensor_split(rows, self.parts, dim=1)]
         distinct = min(len(torch.unique(part @ axes, dim=0)) for part, axes in parts)
-        several = [k for k in sorted({*WORDS, deployment.classes}) if k * ROWS_A_WORD <= len(rows) and k <= distinct]
+        several = [k for k in sorted({*WORDS, deployment.classes}) if k <= distinct]
         wanted = several if self.words == "auto" else [self.words]
         if not wanted or max(wanted) > distinct:
             raise BadSetting(
                 f"codebook: {len(rows)} auxiliary rows, {distinct} of them distinct, make no codebook of "
-                f"words={self.words}; it takes a row a word, and for auto {ROWS_A_WORD * WORDS[0]} rows or more"
+                f"words={self.words}; it takes a row a word, and for auto {WORDS[0]} rows or more"
             )
         tried = {k: [Book.of(part, axes, k) for part, axes in parts] for k in wanted}
         stretches = [part for part, _ in parts]
@@ -184,19 +190,23 @@ class Codebook(Defense):
         """How badly what would be sent of auxiliary rows serves.
 
         With labels, the share that a nearest-mean classifier gets wrong, fitted to what is sent of every other row and
-        tried on the rest; without, the mean squared distance of what is sent from the row.
+        tried on the rest; without, the mean squared distance of what is sent from the row. Few rows are answered
+        several times over, so that the choice hangs on the words and not on the answers.
         """
+        count = len(stretches[0])
+        again = math.ceil(DRAWS / count)
         sent = []
         for number, (rows, book) in enumerate(zip(stretches, books, strict=True)):
             response = SubsetResponse(len(book.words), self.epsilon / self.parts)
-            answers = response.draw(book.nearest(rows), generator(0, "codebook", number))
-            sent.append((response.belief(answers) @ book.words, rows, book.axes))
+            answers = response.draw(book.nearest(rows).repeat(again), generator(0, "codebook", number))
+            sent.append((response.belief(answers) @ book.words, rows.repeat(again, 1), book.axes))
         if labels is None:
             return sum(float((got - rows).square().sum(1).mean()) for got, rows, _ in sent)
         shown = torch.cat([got @ axes for got, _, axes in sent], dim=1)
-        classes = torch.nn.functional.one_hot(labels[::2], int(labels.max()) + 1).to(shown)
-        means = classes.T @ shown[::2] / classes.sum(0).clamp(min=1)[:, None]
-        return float((torch.cdist(shown[1::2], means).argmin(1) != labels[1::2]).double().mean())
+        truth, fitted = labels.repeat(again), (torch.arange(count) % 2 == 0).repeat(again)
+        classes = torch.nn.functional.one_hot(truth[fitted], int(labels.max()) + 1).to(shown)
+        means = classes.T @ shown[fitted] / classes.sum(0).clamp(min=1)[:, None]
+        return float((torch.cdist(shown[~fitted], means).argmin(1) != truth[~fitted]).double().mean())
 
     def state_dict(self) -> dict[str, Any]:
         """The words, every answer given, and the guarantee; empty before `bind`."""

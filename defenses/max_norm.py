@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from splitguard.api import DEFENSES, Context, Defense, Deployment, Spec
 from splitguard.building.label_side import need_returned_gradient
@@ -26,8 +27,9 @@ class MaxNorm(Defense):
     Written ``g_j (1 + xi_j sqrt(M^2 / ||g_j||^2 - 1))`` in the paper, which is the same. A gradient of length 0 has no
     direction; it gets one drawn uniformly. It has no settings; where all rows are equally long, nothing changes.
 
-    A heuristic without any guarantee: each gradient stays on its own line, so direction leaks up to the sign, and the
-    rows that are long by themselves stay as they are. Where labels are sent there is nothing to hide, and it refuses.
+    A heuristic without any guarantee: each gradient stays on its own line, so direction leaks up to the sign, which
+    an attacker who knows this allows for (`restored`), and the rows that are long by themselves stay as they are.
+    Where labels are sent there is nothing to hide, and it refuses.
 
     Raises:
         NotSupported: from `bind`, where the labels are sent.
@@ -69,3 +71,21 @@ class MaxNorm(Defense):
         # (M - n)(M + n), not M^2 - n^2: exactly 0 for the longest row, and no overflow of M / n.
         added = xi * ((norms.max() - norms) * (norms.max() + norms)).sqrt()
         return (flat + added[:, None] * directions).view_as(grad).to(grad.dtype)
+
+    def restored(self, returned: Tensor, known: Tensor, labels: Tensor) -> Tensor:
+        """(N, D): each gradient with the sign that brings it nearest to the line of a class.
+
+        A class's line is the first singular vector of its ``known`` rows, with the sign of most of them. Two classes
+        share one line, and there is nothing but the sign to tell them apart: then all stays as it was returned.
+        """
+        classes = labels.unique()
+        if len(classes) <= 2:
+            return returned
+        lines = []
+        for label in classes:
+            rows = normalize(known[labels == label], dim=1)
+            line = torch.linalg.svd(rows, full_matrices=False).Vh[0]
+            lines.append(line * torch.where((rows @ line).sum() < 0, -1.0, 1.0))
+        cosines = normalize(returned, dim=1) @ torch.stack(lines).T
+        nearest = cosines.gather(1, cosines.abs().argmax(1, keepdim=True))
+        return torch.where(nearest < 0, -returned, returned)

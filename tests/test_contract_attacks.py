@@ -19,11 +19,8 @@ from splitguard.engine.trial import Trial
 from splitguard.errors import UnknownName
 from tests.attacks.broken import BREAKERS, Honest, InPlace, InTheHead, Mean, NeedsSetting
 
-#: Attacks of a family whose first is tried each time; these are tried with the slow tests.
-KIN = {"pcat-functionality", "pcat-labels", "sdar-labels", "unsplit-functionality"}
 
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in KIN else n for n in ATTACKS])
+@pytest.mark.parametrize("name", list(ATTACKS))
 def test_every_registered_attack_passes(name: str) -> None:
     found = check_attack(name)
     assert [check.name for check in found] == list(promises(name))

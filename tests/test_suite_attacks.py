@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.suite import __main__ as suite
 from benchmarks.suite.attacks import METRICS, attack_rows, attack_table
-from splitguard.api import Goal
+from splitguard.api import ATTACKS, Goal
 from splitguard.matrix import Matrix, Record
 
 CELLS = functools.cache(lambda: [resolved.cell for resolved in Matrix.from_file(suite.HERE / "attacks.yaml").cells])
@@ -21,7 +21,7 @@ STORED = sorted(path.stem for path in (suite.HERE / "results").glob("*.json"))
 
 def made(status: Any = "ok", **values: Any) -> list[Record]:
     """A record of each cell of the file."""
-    budget = {"steps": 5, "seconds": 1.25, "queries": 0, "aux": 2000}
+    budget = {"steps": 5, "seconds": 1.25, "queries": 0, "aux": 2000, "known": 30}
     reason = None if status == "ok" else "it cannot be done"
     return [Record(cell, "training", status, reason, values, {"budget": budget} if values else {}) for cell in CELLS()]
 
@@ -37,8 +37,30 @@ def test_every_goal_has_its_measures_and_every_attack_its_line() -> None:
     for record in records:
         assert text.count(f"\n| {record.cell.attack.name} | ") == 1
     assert "| unsplit | vanilla, conv2 |" in text
-    assert "| 0.500 | 0.250 |  |  | 0.125 [0.10, 0.20] | 1.2 | 5 |  | 2000 |" in text
-    assert "| 0.750 | 0.125 [0.10, 0.20] | 1.2 | 5 |  | 2000 |" in text
+    assert "| 0.500 | 0.250 |  |  | 0.125 [0.10, 0.20] | 1.2 | 5 |  | 2000 | 30 |" in text
+    assert "| 0.750 | 0.125 [0.10, 0.20] | 1.2 | 5 |  | 2000 | 30 |" in text
+
+
+def test_known_rows_that_nobody_counted_are_no_number() -> None:
+    """Rows stored before they were counted say nothing of them."""
+    rows = attack_rows(SimpleNamespace(records=made(leakage=0.5)))  # type: ignore[arg-type]  # all that it reads
+    before = [{name: value for name, value in row.items() if name != "known"} for row in rows]
+    told = attack_table(before)
+    assert told.count("| 2000 |  |\n") == len(rows)
+    assert attack_table(rows).count("| 2000 | 30 |\n") == len(rows)
+
+
+def test_a_row_of_another_version_of_its_attack_or_of_none_is_marked() -> None:
+    row, *_ = attack_rows(SimpleNamespace(records=made(leakage=0.5)))  # type: ignore[arg-type]  # all that it reads
+    name = row["attack"]
+    assert row["versions"] == {name: vars(ATTACKS.get(name))["version"]}
+    assert f"| {name} | " in attack_table([row])
+    assert "to be run again" not in attack_table([row])
+    before = dict(row, versions={name: row["versions"][name] - 1})
+    unknown = {part: value for part, value in row.items() if part != "versions"}
+    for earlier in (before, unknown):
+        assert f"| {name} * | " in attack_table([earlier])
+        assert "to be run again" in attack_table([earlier])
 
 
 @pytest.mark.parametrize("status", ["ok", "refused"])

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.suite.defenses import LOSS, defense_rows, defense_table
+from benchmarks.suite.defense_page import LOSS, defense_table
+from benchmarks.suite.defenses import defense_rows
 from splitguard.matrix import Record
 from splitguard.matrix.cell import Plugin
 from tests.suite_cell import CELL, VERSION
@@ -144,3 +145,40 @@ def test_a_row_of_another_version_of_its_attack_is_marked() -> None:
     before = defense_table([dict(row, versions={**row["versions"], "white-box-inversion": VERSION - 1})])
     assert "| white-box-inversion * |" in before
     assert "to be run again" in before
+
+
+def test_the_strongest_is_chosen_on_one_half_and_told_of_the_other() -> None:
+    halves = {"a": (0.3, 0.2), "b": (0.1, 0.9)}
+    records = [
+        replace(
+            measured(seed, adaptive, sum(half) / 2, attack=Plugin(name)),
+            extra={"halves": {"leakage": dict(zip(("choose", "report"), half, strict=True))}},
+        )
+        for seed in (1, 2)
+        for adaptive in (True, False)
+        for name, half in zip(("white-box-inversion", "inverse-network"), halves.values(), strict=True)
+    ]
+    told = defense_table(rows_of(*records)).split("## Every breaker")[0]
+    assert "| inputs | 0.200 by white-box-inversion | 0.200 by white-box-inversion |" in told
+    assert "| 0.500 | 0.500 | 0.000 | 0.000 |" in defense_table(rows_of(*records))  # of all victims, further down
+
+
+def test_a_weak_attack_an_unusable_deployment_a_bound_and_the_steps_are_told() -> None:
+    def record(adaptive: bool, weak: bool, **more: float) -> Record:
+        made = measured(0, adaptive, 0.25)
+        extra = {"budget": {"steps": 2000 if adaptive else 1000}, "chance": 0.79}
+        return replace(made, values={**made.values, "weak": weak, **more}, extra=extra)
+
+    known, unknown = (record(adaptive, adaptive, bound=0.3, choice_accuracy=0.25) for adaptive in (True, False))
+    shown = defense_table(rows_of(known, unknown))
+    assert "| 0.800, unusable |" in shown
+    assert "| 0.250 weak | 0.250 | 0.000 |  | named 0.250 of at most 0.300 | 2,000 (1,000) |" in shown
+    assert "by white-box-inversion, weak |" in shown
+    images = defense_table(rows_of(record(True, False, mse=0.02, dfil_mse=0.04)))
+    assert "| 0.250 |  |  |  | mse 0.020, unbiased 0.040 | 2,000 |" in images
+    assert "weak |" not in images
+
+
+def test_weakness_in_one_seed_of_several_is_told() -> None:
+    seeds = [replace(r := measured(seed, True, 0.5), values={**r.values, "weak": seed == 1}) for seed in range(3)]
+    assert "| 0.500 weak |" in defense_table(rows_of(*seeds))

@@ -22,6 +22,8 @@ import torch
 import yaml
 
 from benchmarks.reproduce.claims import Finding, holding, judge
+from benchmarks.reproduce.followed import follow
+from benchmarks.reproduce.values import Run
 from benchmarks.versions import changed, versions
 from splitguard.errors import DataUnavailable, near_miss
 from splitguard.matrix import Matrix
@@ -32,9 +34,16 @@ HEAD = """# Papers re-run
 
 Made by `python -m benchmarks.reproduce --table docs/papers.md` from the stored results of the files in
 `benchmarks/reproduce/papers`. *ours* is the mean over n victims, test rows or seeds; the interval is that of a mean
-over as many victims as the paper had, redrawn from ours, or Student's t where a metric has one value a seed. *holds*,
-of a published number: yes where it lies in that interval, and "ours is stronger" where our attack gets further than the
-paper's, which reproduces no number; of an order: each mean is at least the one above it, without a test.
+over as many victims as the paper had, redrawn from ours (as many as ours where its count is not known), or Student's t
+where a metric has one value a seed. *steps* are the optimizer steps that our attack took, tuning included, the most
+that any of its runs did, those of several networks added up; empty where the stored result is older than the column.
+*holds*, of a published number: yes where it lies in that interval, and "ours is stronger" where our attack gets further
+than the paper's, which reproduces no number; of an order: yes where the mean is at least the one above it, else no. An
+order is tested by the differences of each step, paired seed by seed: "n.s." where their one-sided 95 % limit does not
+lie on that side of 0, "untested" where fewer than two seeds have both, or where the stored result is older than the
+test.
+*excess of a leak at equal utility* is by how much other points leak more than a line of settings does, interpolated at
+their utility, which is an order too: above 0.
 
 """
 
@@ -43,7 +52,8 @@ def run(name: str, out: Path, jobs: int) -> dict[str, Any]:
     """Runs the matrix of one paper and judges its claims."""
     paper = yaml.safe_load((PAPERS / f"{name}.yaml").read_text(encoding="utf-8"))
     began = time.perf_counter()
-    results = Matrix(paper["matrix"]).run(out / name, jobs=jobs)
+    matrix = Matrix(paper["matrix"])
+    results: Run = follow(matrix, **paper["follow"]) if "follow" in paper else matrix.run(out / name, jobs=jobs)
     findings = [f for claim in paper["claims"] for f in judge(claim, results, victims=paper["victims"])]
     return {
         "file": _digest(name),
@@ -60,7 +70,9 @@ def run(name: str, out: Path, jobs: int) -> dict[str, Any]:
 def _digest(name: str) -> str:
     """What the paper's file held, apart from its words."""
     paper = yaml.safe_load((PAPERS / f"{name}.yaml").read_text(encoding="utf-8"))
-    said = json.dumps({key: paper[key] for key in ("victims", "matrix", "claims")}, sort_keys=True)
+    said = json.dumps(
+        {key: paper[key] for key in ("victims", "matrix", "follow", "claims") if key in paper}, sort_keys=True
+    )
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
@@ -84,8 +96,8 @@ def table(name: str, result: dict[str, Any] | None) -> str:
     if outdated(name, result):
         lines += ["**Of an earlier version of this file or of its attacks: to be run again.**", ""]
     lines += [
-        "| what | metric | published | ours | 95 % interval | n | fidelity | holds |",
-        "|---|---|---|---|---|---|---|---|",
+        "| what | metric | published | ours | 95 % interval | n | steps | fidelity | holds |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_line(Finding(**f)) for f in result["findings"]]
     return "\n".join(lines)
@@ -95,8 +107,21 @@ def _line(f: Finding) -> str:
     interval = "" if f.low is None or f.high is None else f"{f.low:.3f} to {f.high:.3f}"
     holds = {True: "yes", False: "no", None: ""}[f.holds]
     if f.published is not None and f.holds and not (f.low is not None and f.low <= f.published <= (f.high or f.low)):
-        holds = "ours is stronger"
-    cells = (f.what, f.metric, _number(f.published), _number(f.ours), interval, str(f.n or ""), f.fidelity, holds)
+        holds = "ours is stronger" if f.factor is None else f"yes, within a factor of {f.factor:g}"
+    if f.published is None and f.holds is not None:
+        holds += {True: "", False: ", n.s.", None: ", untested"}[f.clear]
+    steps = "" if f.steps is None else str(f.steps)
+    cells = (
+        f.what,
+        f.metric,
+        _number(f.published),
+        _number(f.ours),
+        interval,
+        str(f.n or ""),
+        steps,
+        f.fidelity,
+        holds,
+    )
     return f"| {' | '.join(cells)} |"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a paper says, held against a run: a number inside an interval, or an order."""
+"""What a paper says, held against a run: a number inside an interval, an order, or the better of two trades."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from benchmarks.reproduce.frontier import excess
+from benchmarks.reproduce.values import Array, Run, by_seed, steps_of, values_of
 from splitguard.errors import BadSetting
-from splitguard.matrix import Record, Results
+from splitguard.metrics import paired_difference
 from splitguard.metrics.stats import t_interval
 from splitguard.seeding import numpy_generator
 
 __all__ = ["Finding", "judge"]
 
-Array = npt.NDArray[np.float64]
 #: Metrics whose smaller values are the stronger attack.
 SMALLER_IS_STRONGER = ("mse", "lpips")
-#: Shares of all test rows, so that who was right is known but for the order.
-ON_TEST_ROWS = ("accuracy", "stolen_accuracy")
 REDRAWS = 10_000
 
 
@@ -37,8 +35,12 @@ class Finding:
         low, high: 95 % interval of the mean over redraws of as many victims as the paper had; of a metric that a
             record has one of, Student's t over seeds within 0 and 1, and None with one seed.
         n: victims, test rows or seeds behind ``ours``.
-        fidelity: ``published-interval``, ``order-only`` or ``not run``.
+        fidelity: ``published-interval``, ``published-factor``, ``order-only`` or ``not run``.
         holds: the published number lies in the interval or ours is the stronger attack; the order is the paper's.
+        clear: of an order, whether the seeds support what ``holds`` says of this step: the one-sided 95 % limit of the
+            difference, paired seed by seed, lies on that side; None where fewer than two seeds have both.
+        steps: the most that the attack of any of its records took, tuning included; None where that is not known.
+        factor: of a published number that ours may miss by so much: it holds within it, whatever the interval.
     """
 
     what: str
@@ -50,43 +52,54 @@ class Finding:
     n: int
     fidelity: str
     holds: bool | None
+    clear: bool | None = None
+    steps: int | None = None
+    factor: float | None = None
 
 
-def judge(claim: Mapping[str, Any], results: Results, *, victims: int) -> list[Finding]:
-    """The findings of one claim: one for a published number, one for each step of an order.
+def judge(claim: Mapping[str, Any], results: Run, *, victims: int | None) -> list[Finding]:
+    """The findings of one claim: one for a published number, one for each step of an order, one for two trades.
 
     Args:
         claim: ``what``, ``metric`` and either ``where`` (column: value) with ``published``, or ``rising``, a list of
-            ``where`` in which the metric rises; ``scale`` multiplies ours into the paper's units; ``margin`` is by how
-            much each step of an order must rise.
+            ``where`` in which the metric rises, or ``utility``, another metric, with ``line`` and ``others``, lists of
+            ``where``: at equal utility the line has less of the metric (see `excess`). ``scale`` multiplies ours into
+            the paper's units; ``margin`` is by how much each step of an order must rise;
+            ``factor`` is how many times a published error ours may be, or by what ours may be divided where larger
+            values are the stronger attack.
         results: of the paper's matrix.
-        victims: how many the paper had.
+        victims: how many the paper had; None where it does not say, and an interval is for as many as ours.
 
     Raises:
-        BadSetting: for a claim that is neither.
+        BadSetting: for a claim that is none of these.
     """
     scale = float(claim.get("scale", 1))
     if "rising" in claim:
         return _order(claim, results, scale, victims)
+    if "line" in claim:
+        return [_trade(claim, results)]
     if "published" not in claim:
-        raise BadSetting(f"a claim has published or rising; got {sorted(claim)}")
-    values, each = _values(claim["where"], claim["metric"], results)
+        raise BadSetting(f"a claim has published or rising or line; got {sorted(claim)}")
+    values, each = values_of(claim["where"], claim["metric"], results)
     if not len(values):
         return [_not_run(claim, float(claim["published"]))]
     values = scale * values
     low, high = _interval(values, each, victims)
     ours, published = float(values.mean()), float(claim["published"])
-    smaller = claim["metric"] in SMALLER_IS_STRONGER
-    stronger = ours <= published if smaller else ours >= published
-    inside = low is not None and high is not None and low <= published <= high
-    found = (ours, low, high, len(values))
-    return [Finding(claim["what"], claim["metric"], published, *found, "published-interval", inside or stronger)]
+    smaller = claim["metric"].split("@")[0] in SMALLER_IS_STRONGER
+    factor = float(claim.get("factor", 1))
+    stronger = ours <= factor * published if smaller else factor * ours >= published
+    inside = low is not None and high is not None and low <= published <= high and "factor" not in claim
+    kind = "published-factor" if "factor" in claim else "published-interval"
+    found = (published, ours, low, high, len(values), kind, inside or stronger)
+    steps = steps_of(claim["where"], claim["metric"], results)
+    return [Finding(claim["what"], claim["metric"], *found, steps=steps, factor=factor if "factor" in claim else None)]
 
 
-def _interval(values: Array, each: bool, victims: int) -> tuple[float | None, float | None]:
+def _interval(values: Array, each: bool, victims: int | None) -> tuple[float | None, float | None]:
     """Of the mean: over redraws where there is a value for each victim, else over seeds."""
     if each:
-        return redrawn(values, victims)
+        return redrawn(values, len(values) if victims is None else victims)
     over_seeds = t_interval(values.tolist())
     return (None, None) if over_seeds is None else (max(over_seeds.low, 0.0), min(over_seeds.high, 1.0))
 
@@ -98,61 +111,62 @@ def redrawn(values: Array, victims: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _order(claim: Mapping[str, Any], results: Results, scale: float, victims: int) -> list[Finding]:
+def _order(claim: Mapping[str, Any], results: Run, scale: float, victims: int | None) -> list[Finding]:
     out: list[Finding] = []
-    before = -np.inf
+    before: Mapping[str, Any] | None = None
+    last, margin = -np.inf, float(claim.get("margin", 0))
     for where in claim["rising"]:
-        values, each = _values(where, claim["metric"], results)
+        values, each = values_of(where, claim["metric"], results)
         what = f"{claim['what']}: {', '.join(str(v) for v in where.values())}"
         if not len(values):
             out.append(_not_run({**claim, "what": what}, None))
             continue
         values = scale * values
         ours = float(values.mean())
-        holds = None if before == -np.inf else ours >= before + float(claim.get("margin", 0))
+        holds, clear = None, None
+        if before is not None:
+            holds = ours >= last + margin
+            one, other = (by_seed(w, claim["metric"], results) for w in (where, before))
+            clear = _clear([scale * (one[s] - other[s]) - margin for s in one if s in other], holds)
         found = (ours, *_interval(values, each, victims), len(values))
-        out.append(Finding(what, claim["metric"], None, *found, "order-only", holds))
-        before = ours
+        steps = steps_of(where, claim["metric"], results)
+        out.append(Finding(what, claim["metric"], None, *found, "order-only", holds, clear, steps))
+        before, last = where, ours
     return out
+
+
+def _clear(differences: Sequence[float], rises: bool) -> bool | None:
+    """Whether differences, one a seed, are above 0 by their one-sided 95 % limit, or below it where it falls."""
+    if len(differences) < 2:
+        return None
+    found = paired_difference(differences, [0.0] * len(differences))
+    assert found.at_least is not None
+    assert found.at_most is not None
+    return found.at_least > 0 if rises else found.at_most < 0
+
+
+def _trade(claim: Mapping[str, Any], results: Run) -> Finding:
+    """How much more the others leak at equal utility: the mean over seeds, with Student's t."""
+
+    def points(wheres: Sequence[Mapping[str, Any]], seed: int) -> list[tuple[float, float]]:
+        both = [[by_seed(w, claim[name], results).get(seed) for name in ("utility", "metric")] for w in wheres]
+        return [(u, leak) for u, leak in both if u is not None and leak is not None]
+
+    seeds = sorted({seed for where in claim["line"] for seed in by_seed(where, claim["metric"], results)})
+    each = [excess(points(claim["line"], seed), points(claim["others"], seed)) for seed in seeds]
+    found = [float(claim.get("scale", 1)) * value for value in each if value is not None]
+    if not found:
+        return _not_run(claim, None)
+    ours, over = float(np.mean(found)), t_interval(found)
+    low, high = (None, None) if over is None else (over.low, over.high)
+    holds = ours >= float(claim.get("margin", 0))
+    name = f"excess of {claim['metric']} at equal {claim['utility']}"
+    clear = _clear([value - float(claim.get("margin", 0)) for value in found], holds)
+    return Finding(claim["what"], name, None, ours, low, high, len(found), "order-only", holds, clear)
 
 
 def _not_run(claim: Mapping[str, Any], published: float | None) -> Finding:
     return Finding(claim["what"], claim["metric"], published, None, None, None, 0, "not run", None)
-
-
-def _values(where: Mapping[str, Any], metric: str, results: Results) -> tuple[Array, bool]:
-    """The metric of every victim, or test row, of the records that match, and True.
-
-    Where there are neither, as for an area under a curve: one rate a record, and False.
-    """
-    found: list[Array] = []
-    each = True
-    for record in results.records:
-        if record.status != "ok" or not all(_matches(record, name, wanted) for name, wanted in where.items()):
-            continue
-        arrays = results.victims(record) or {}
-        value = record.values.get(metric)
-        if f"score_{metric}" in arrays:
-            found.append(np.asarray(arrays[f"score_{metric}"], dtype=np.float64))
-        elif metric == "label_accuracy" and "guess_labels" in arrays:
-            found.append((arrays["guess_labels"] == arrays["truth_labels"]).astype(np.float64))
-        elif metric in ON_TEST_ROWS and value is not None:
-            rows = int(record.cell.data["test"])
-            found.append((np.arange(rows) < round(float(value) * rows)).astype(np.float64))
-        elif value is not None:
-            found.append(np.array([float(value)]))
-            each = False
-    return (np.concatenate(found) if found else np.empty(0)), each
-
-
-def _matches(record: Record, name: str, wanted: Any) -> bool:
-    """Whether a column of results.csv, or a training setting written ``train.epochs``, has the wanted value."""
-    if name.startswith("train."):
-        return bool(record.cell.training[name.removeprefix("train.")] == wanted)
-    row = record.row()
-    if name not in row:
-        raise BadSetting(f"results.csv has no column {name!r}; where: names one of {', '.join(row)}")
-    return bool(row[name] == wanted)
 
 
 def holding(findings: Sequence[Finding]) -> bool:

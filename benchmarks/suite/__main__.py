@@ -14,7 +14,8 @@ from pathlib import Path
 
 from benchmarks.suite.attacks import attack_rows, attack_table
 from benchmarks.suite.codebook import codebook_rows, codebook_table
-from benchmarks.suite.defenses import defense_rows, defense_table
+from benchmarks.suite.defense_page import defense_table
+from benchmarks.suite.defenses import defense_rows
 from benchmarks.suite.realism import realism_rows, realism_table
 from splitguard.matrix import Matrix
 

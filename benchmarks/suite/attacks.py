@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.suite.cells import Row, interval, line, number, place
+from benchmarks.versions import changed, versions
 from splitguard.matrix import Record, Results
 
 __all__ = ["attack_rows", "attack_table"]
@@ -22,13 +23,19 @@ METRICS: dict[str, dict[str, str]] = {
 }
 #: The goal whose success is no share of a victim, so that there is no leakage.
 BARE = "functionality"
-SPENT = ("seconds", "steps", "queries", "aux")
+SPENT = ("seconds", "steps", "queries", "aux", "known")
 
 
 def attack_rows(results: Results) -> list[Row]:
     """One row an attack: member victims."""
     return [
-        {"attack": record.cell.attack.name, "goal": record.cell.goal, **_where(record), **_told(record)}
+        {
+            "attack": record.cell.attack.name,
+            "goal": record.cell.goal,
+            **_where(record),
+            **_told(record),
+            "versions": versions([record.cell]),
+        }
         for record in results.records
         if record.phase == "training"
     ]
@@ -62,22 +69,33 @@ def attack_table(rows: Sequence[Row]) -> str:
         "client in one epoch. 6,000 rows and SGD; but 600 rows for `idlg` and 2,000 for `llg`, whose clients are",
         "averaged after every batch, and Adam and the cut pool2 for `fsha`, which needs more steps. Leakage is 0 for",
         "the best blind guess, which knows the victims' labels where they are sent, and 1 for perfect recovery, with",
-        "its 95 % interval over victims: it says nothing of other seeds. Steps and seconds are all that an attack",
-        "spent, beside the session and after it; seconds by the clock, of a machine that was not idle. Made by",
-        "`python -m benchmarks.suite attacks`.",
+        "its 95 % interval over victims: it says nothing of other seeds.",
+        "",
+        "Each attack runs with its defaults, so rows are not at equal budget: what each one spent, tuning included,",
+        "stands in its last columns. Steps are an optimizer's, queries those of the deployed client; aux counts rows",
+        "of the attacker's own, known those of the client whose labels it was told; empty is none, and for known also",
+        "what was not recorded. Steps and seconds are all that was spent, beside the session and after it; seconds by",
+        "the clock, of a machine that was not idle. Made by `python -m benchmarks.suite attacks`.",
     ]
     for goal in dict.fromkeys(row["goal"] for row in rows):
         headings = ["attack", "deployment", "profile", *METRICS[goal], *([] if goal == BARE else ["leakage"]), *SPENT]
         lines += ["", f"## After {goal}", "", line(headings), line(["---"] * len(headings))]
         lines += [line(_fields(row)) for row in rows if row["goal"] == goal]
+    if any(_earlier(row) for row in rows):
+        lines += ["", "\\* of an earlier version of the attack, or of one that was not recorded: to be run again."]
     return "\n".join(lines) + "\n"
 
 
+def _earlier(row: Row) -> bool:
+    """Whether it is of another version than today's; one stored without its version counts."""
+    return "versions" not in row or bool(changed(row["versions"]))
+
+
 def _fields(row: Row) -> list[str]:
-    start = [row["attack"], place(row), row["profile"] or ""]
+    start = [row["attack"] + (" *" if _earlier(row) else ""), place(row), row["profile"] or ""]
     numbers = [number(row[name]) for name in METRICS[row["goal"]].values()]
     leakage = f"{number(row['leakage'])} {interval(row['leakage_low'], row['leakage_high'])}".strip()
-    spent = [number(row["seconds"], 1), *(str(row[name] or "") for name in SPENT[1:])]
+    spent = [number(row["seconds"], 1), *(str(row.get(name) or "") for name in SPENT[1:])]
     fields = [*numbers, *([] if row["goal"] == BARE else [leakage + (", weak" if row["weak"] else "")]), *spent]
     if row["status"] != "ok":
         fields = [f"{row['status']}: {row['reason']}", *[""] * (len(fields) - 1)]

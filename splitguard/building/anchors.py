@@ -36,6 +36,8 @@ class Anchored:
     def of(cls, view: View, what: Literal["gradients", "activations"] = "gradients") -> Anchored:
         """Reads them from the context of ``view``; a row sent more than once counts as sent last.
 
+        An attacker who knows the defense undoes what it can of what was done to the gradients; see `Defense.restored`.
+
         Args:
             view: of one client's epoch.
             what: what the label owner returned; or what it is given by the deployed network, see `embeddings`.
@@ -51,7 +53,10 @@ class Anchored:
             values = view.label_grad(rows.last(ids)) if what == "gradients" else embeddings(view, ids)
             return values.flatten(1).double()
 
-        return cls(read(view.ids), read(known.ids), known.labels, view.classes)
+        victims, told = read(view.ids), read(known.ids)
+        if what == "gradients" and view.adaptive and view.defense.overrides("restored"):
+            victims, told = (view.defense.restored(values, told, known.labels) for values in (victims, told))
+        return cls(victims, told, known.labels, view.classes)
 
     def mean_of_class(self, values: Tensor) -> Tensor:
         """(K, *shape): the mean over each class of one value a known sample (A, *shape); NaN where none is known."""

@@ -16,10 +16,12 @@ from splitguard.building.simulate import as_released
 from splitguard.engine.view import View
 from splitguard.metrics import ssim as similarity
 
-__all__ = ["Inverse", "Sent", "mean_sent", "train_inverse"]
+__all__ = ["Inverse", "Sent", "mean_sent", "side_by_side", "train_inverse"]
 
 #: Smashed data that go through the decoder at once.
 CHUNK = 256
+#: Releases that lie side by side at most: what is asked of a pipeline, and kept of its answers, grows with them.
+SIDE_BY_SIDE = 8
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Sent:
     """What was sent of each victim.
 
     Attributes:
-        smashed: (N, *cut).
-        times: releases that each one is the mean of.
+        smashed: (N, *cut); or (N, T c_1, c_2, ...) for a cut (c_1, c_2, ...), as `side_by_side` makes them.
+        times: T, the releases that each one is the mean of, or that lie side by side.
+        apart: whether they lie side by side.
     """
 
     smashed: Tensor
     times: int
+    apart: bool = False
 
     @classmethod
     def of(cls, view: View) -> Sent:
@@ -44,6 +48,34 @@ class Sent:
         if not (view.adaptive and releases.one_head):
             return cls(releases.last(view.ids).smashed, 1)
         return cls(*releases.means(view.ids))
+
+    @classmethod
+    def stacked(cls, view: View) -> Sent:
+        """The releases of each victim `side_by_side` where `of` gives their mean; else as `of`.
+
+        T is the smallest number of releases that any victim has, and `SIDE_BY_SIDE` at most: of more, the last ones.
+        """
+        found = cls.of(view)
+        if found.times == 1:
+            return found
+        rows, times = view.releases.all_of(view.ids)
+        each = rows.smashed.view(len(view.ids), times, *rows.smashed.shape[1:])[:, -SIDE_BY_SIDE:]
+        return cls(side_by_side(each), each.shape[1], apart=True)
+
+    def mean(self, smashed: Tensor) -> Tensor:
+        """(M, *cut): the mean over releases of smashed data that are laid out as these are."""
+        return smashed.unflatten(1, (self.times, -1)).mean(1) if self.apart else smashed
+
+
+def side_by_side(releases: Tensor) -> Tensor:
+    """(N, T c_1, c_2, ...) for T releases (N, T, c_1, c_2, ...): at each coordinate, the smallest of the T comes first.
+
+    Releases by one head are draws of one law, so that which came first tells nothing, and a decoder need not learn to
+    pay no heed to it. Where the defense draws for each coordinate by itself, as do masks and rounding, nothing else is
+    lost: the sorted values are a sufficient statistic. Where it draws for a row as a whole, what tells which values
+    came together is lost.
+    """
+    return releases.sort(dim=1).values.flatten(1, 2)
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,32 @@ class Book:
 
 
 def axes_of(rows: Tensor, labels: Tensor | None) -> Tensor:
-    """(D, Q) float64: the identity without labels, else the directions in which the classes lie apart."""
+    """(K, Q) float64: the identity without labels, else the directions in which the classes lie apart.
+
+        B A = W A diag(lambda),    A^T W A = I,    W = D^(1/2) ((1 - s) R + s r I) D^(1/2)
+
+    with B the scatter of the class means, D the variances of the rows' coordinates around the mean of their class, R
+    the scatter around it in units of D, r its mean diagonal, 1 where no variance is 0, and s in 0..1 as Ledoit and Wolf
+    estimate it: few rows in many dimensions lie apart in directions that mean nothing, and the fewer they are the less
+    W says of how coordinates go together. Rows are (N, K), Q is the number of classes less 1, at most K.
+
+    Source: Fisher's linear discriminant; Ledoit, Wolf, Journal of Multivariate Analysis 2004.
+    """
     if labels is None or len(labels.unique()) < 2 or len(rows) <= len(labels.unique()):
         return torch.eye(rows.shape[1], dtype=torch.float64)
-    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from scipy.linalg import eigh
+    from sklearn.covariance import ledoit_wolf
 
-    found = LinearDiscriminantAnalysis().fit(rows.numpy(), labels.numpy())
-    scalings: Tensor = torch.from_numpy(found.scalings_)[:, : len(found.classes_) - 1]
-    return scalings
+    own = torch.nn.functional.one_hot(labels.unique(return_inverse=True)[1]).to(rows)
+    sizes = own.sum(0)
+    means = own.T @ rows / sizes[:, None]
+    around = rows - own @ means
+    unit = around.square().mean(0).sqrt()
+    typical = unit.square().mean().sqrt() if bool((unit > 0).any()) else torch.ones(()).to(rows)
+    unit = torch.where(unit > 0, unit, typical)
+    within = ledoit_wolf((around / unit).numpy(), assume_centered=True)[0]
+    if not within.trace() > 0:
+        within = torch.eye(len(unit)).numpy()  # each class is one point: all directions alike
+    apart = (means - rows.mean(0)) / unit * (sizes[:, None] / len(rows)).sqrt()
+    _, vectors = eigh((apart.T @ apart).numpy(), within)
+    return torch.from_numpy(vectors[:, ::-1].copy())[:, : len(sizes) - 1] / unit[:, None]

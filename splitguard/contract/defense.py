@@ -63,7 +63,11 @@ def stated(name: str) -> str:
 
 
 def nothing_at_null(name: str) -> str:
-    """At its null settings it is the undefended baseline."""
+    """At its null settings it is the undefended baseline.
+
+    A defense declares none where no settings leave everything as it is: `bottleneck` adds two layers at any width,
+    `patch-shuffle` always moves something, and the answers of `codebook` and `label-dp` always come with an epsilon.
+    """
     cls = type(DEFENSES.build(name))
     null = {} if cls is Defense else cls.null
     if null is None:

@@ -217,6 +217,13 @@ class Defense:
         """
         return self.mean_release(made) - sent
 
+    def restored(self, returned: Tensor, known: Tensor, labels: Tensor) -> Tensor:
+        """(N, D): what an attacker who knows the defense reads in place of per-sample gradients ``returned`` (N, D).
+
+        ``known`` (A, D) are those that were returned for rows whose ``labels`` (A,) it knows.
+        """
+        return returned
+
     def privacy(self) -> tuple[Guarantee, ...]:
         """What is guaranteed for this deployment; nothing unless proved."""
         return ()

@@ -42,7 +42,7 @@ def freeze(network: SplitModel, data: Data, training: Training, around: Surround
     pretrain(network, data.aux, training, around, seed)
     stages = tuple(module for _, module in network.stages)
     public = Deployed(stages, None, generator(seed, "unused"), around.device)
-    accuracy = public.accuracy(data.test, Context(data.test.ids, -1, 0, 0, Phase.EVALUATION))
+    accuracy = public.utility(data.test, Context(data.test.ids, -1, 0, 0, Phase.EVALUATION)).accuracy
     network.head.eval().requires_grad_(False)
     return accuracy
 

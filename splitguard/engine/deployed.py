@@ -6,16 +6,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from splitguard.data.rows import Rows
 from splitguard.engine.defense import Context, Defense
+from splitguard.metrics.labels import auc
 
-__all__ = ["Deployed", "evaluating"]
+__all__ = ["Deployed", "Utility", "evaluating"]
 
 CHUNK = 256
+
+
+class Utility(NamedTuple):
+    """How well a pipeline classifies rows.
+
+    Attributes:
+        accuracy: share of them that it classifies rightly; None without rows.
+        auc: area under the ROC curve of the difference of the two logits; None for more than two outputs, for rows of
+            one class, and where a logit is not finite.
+    """
+
+    accuracy: float | None = None
+    auc: float | None = None
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """By name; an area only where there is one."""
+        return {"accuracy": self.accuracy} | ({} if self.auc is None else {"auc": self.auc})
 
 
 @contextmanager
@@ -53,14 +72,20 @@ class Deployed:
             smashed: Tensor = self.stages[0](inputs.to(self.device, copy=True))  # it may work in place
             return smashed if self.defense is None else self.defense.on_send(smashed, ctx, self.noise)
 
-    def accuracy(self, rows: Rows, ctx: Context) -> float | None:
-        """The share of ``rows`` that the pipeline classifies rightly; None without rows."""
-        right = 0
+    def utility(self, rows: Rows, ctx: Context) -> Utility:
+        """What the pipeline makes of ``rows``; each crosses the wire once."""
+        outs = []
         with evaluating(self.stages):
             for chunk in torch.arange(len(rows)).split(CHUNK):
                 part = rows[chunk]
                 out = self.send(part.inputs, replace(ctx, ids=part.ids))
                 for stage in self.stages[1:]:
                     out = stage(out)
-                right += int((out.argmax(1).cpu() == part.labels).sum())
-        return right / len(rows) if len(rows) else None
+                outs.append(out.cpu())
+        if len(rows) == 0:
+            return Utility()
+        logits = torch.cat(outs)
+        right = int((logits.argmax(1) == rows.labels).sum())
+        two = logits.shape[1] == 2 and bool(torch.isfinite(logits).all())
+        area = auc(logits[:, 1].double() - logits[:, 0].double(), rows.labels) if two else None
+        return Utility(right / len(rows), area)

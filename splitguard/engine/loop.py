@@ -16,7 +16,7 @@ from splitguard.data.augment import augment
 from splitguard.data.rows import Data, Rows
 from splitguard.engine.checkpoint import load_checkpoint, save_checkpoint
 from splitguard.engine.defense import Alarm, Batch, Context, Defense
-from splitguard.engine.deployed import Deployed
+from splitguard.engine.deployed import Deployed, Utility
 from splitguard.engine.fed import FedServer
 from splitguard.engine.links import Link
 from splitguard.engine.modes import Parcel, SplitRound, joint_round, rounds
@@ -218,11 +218,11 @@ class Loop:
         for stage in [*stages.values(), self.server.body]:
             stage.end_epoch()
         last = self.epoch + 1 == self.training.epochs or self.stopped
-        accuracy = None
+        utility = Utility()
         if last or self.training.evaluate == "epoch":
-            accuracy = self.deployed.accuracy(self.data.test, ctx=self._context(Phase.EVALUATION))
+            utility = self.deployed.utility(self.data.test, ctx=self._context(Phase.EVALUATION))
         loss = torch.stack(self.losses).mean().item() if self.losses else math.nan
-        self.history.append({"epoch": self.epoch, "loss": loss, "accuracy": accuracy})
+        self.history.append({"epoch": self.epoch, "loss": loss, **utility.as_dict()})
         self.losses.clear()
         self.epoch += 1
         self.done_in_epoch = 0

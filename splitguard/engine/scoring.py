@@ -22,7 +22,7 @@ from splitguard.engine.wire import Phase
 from splitguard.errors import BadSetting
 from splitguard.seeding import generator
 
-__all__ = ["Hits", "function_hits", "hits", "taught_labels", "told_labels"]
+__all__ = ["Hits", "batches_of", "function_hits", "hits", "taught_labels", "told_labels"]
 
 CHUNK = 256
 
@@ -40,6 +40,17 @@ def told_labels(session: Session, view: View) -> Tensor | None:
     seen = Sees.LABELS in on_the_wire(view.party, view.mode, view.labels) and view.phase is Phase.TRAINING
     releases = session.transcript.releases(view.phase.value) if seen else None
     return None if releases is None else releases.last(view.ids).labels
+
+
+def batches_of(session: Session, view: View) -> Tensor | None:
+    """(N,): the round in which each victim was last sent for training, in one client's batch of the context's epoch.
+
+    None where no such context was kept, as where the labels are sent, or where it does not hold every victim.
+    """
+    context = session.transcript.releases("context") if view.phase is Phase.TRAINING else None
+    if context is None or not bool(torch.isin(view.ids, context.ids).all()):
+        return None
+    return context.last(view.ids).step
 
 
 def taught_labels(session: Session) -> Tensor:

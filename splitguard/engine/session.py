@@ -43,8 +43,9 @@ class Session:
         split: the trained network, in eval mode; in splitfed with the averaged head.
         defense: as it was trained with.
         transcript: what crossed the wire, in bounded memory. It holds no inputs.
-        history: one mapping an epoch: epoch, loss, accuracy (None where it was not measured).
+        history: one mapping an epoch: epoch, loss, accuracy (None where it was not measured), and of two classes auc.
         accuracy: test accuracy of the deployed pipeline, the defense on.
+        auc: the area under its ROC curve on the test rows; None for more than two classes.
         aux_accuracy: with a frozen head, the accuracy reached from auxiliary rows alone, without any private row.
         costs: client_params, server_params, client_flops, server_flops (forward, per sample), bytes_up, bytes_down,
             bytes_handover, train_seconds (from splitting to the last query, and what was done before an interruption).
@@ -66,6 +67,7 @@ class Session:
     history: list[dict[str, float | int | None]]
     costs: Mapping[str, float]
     accuracy: float | None = None
+    auc: float | None = None
     aux_accuracy: float | None = None
     guarantees: tuple[Guarantee, ...] = ()
     alarms: list[tuple[int, Alarm]] = field(default_factory=list)
@@ -237,6 +239,7 @@ class Session:
         """The numbers of this session, as plain data."""
         return {
             "accuracy": self.accuracy,
+            "auc": self.auc,
             "aux_accuracy": self.aux_accuracy,
             "costs": dict(self.costs),
             "history": self.history,

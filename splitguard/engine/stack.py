@@ -142,6 +142,12 @@ class Stack(Defense):
             labels = part.on_labels(labels, ctx, generator)
         return labels
 
+    def restored(self, returned: Tensor, known: Tensor, labels: Tensor) -> Tensor:
+        """Part after part, the last one first."""
+        for part in reversed(self.defenses):
+            returned, known = (part.restored(rows, known, labels) for rows in (returned, known))
+        return returned
+
     def label_law(self) -> Tensor | None:
         """The product of the laws of the parts that change labels; None if one of these states none."""
         laws = [part.label_law() for part in self.defenses if part.overrides("on_labels")]

@@ -92,6 +92,7 @@ def load_session(folder: Path, *, module: nn.Module, data: Data, defense: Defens
         history=facts["history"],
         costs=facts["costs"],
         accuracy=facts["accuracy"],
+        auc=facts.get("auc"),  # sessions saved before it was measured have none
         aux_accuracy=facts["aux_accuracy"],
         guarantees=tuple(Guarantee.from_dict(g) for g in facts["guarantees"]),
         alarms=[(step, Alarm(score, stop)) for step, score, stop in facts["alarms"]],

@@ -149,6 +149,7 @@ def _finished(session: Session, loop: Loop, aux_accuracy: float | None, began: f
     network = session.split.cpu().eval()
     session.history = loop.history
     session.accuracy = None if not loop.history else loop.history[-1]["accuracy"]
+    session.auc = None if not loop.history else loop.history[-1].get("auc")
     session.aux_accuracy = aux_accuracy
     session.guarantees = in_session(session.defense.privacy(), session.training, len(session.data.train))
     session.alarms = loop.alarms

@@ -72,7 +72,8 @@ class View:
         phase: why the victims' rows were sent.
         ids: (N,) the victims, in the order in which a guess answers.
         input_shape, cut_shapes, classes: shapes without the batch, and the number of classes.
-        class_prior: (K,) class frequencies among the auxiliary rows.
+        class_prior: (K,) class frequencies among the auxiliary rows; an attack that reads it declares AUX and counts
+            these rows, though scores are taken against it whoever attacks.
         adaptive: whether the attack may use what it knows of the defense.
         attribute_classes: how many values the rows' attributes have, where the data has any: ``aux.attributes`` are in
             0..attribute_classes-1.
@@ -162,6 +163,11 @@ class View:
     def known(self) -> Known:
         """A few rows of the context with their labels, k a class."""
         return self._read(Sees.KNOWN, self._known, "rows with known labels")
+
+    @property
+    def known_read(self) -> int:
+        """How many rows with known labels were read so far: all of ``known``, or 0 where nobody asked for them."""
+        return len(self._known.ids) if self._known is not None and Sees.KNOWN in self.asked else 0
 
     @property
     def inputs(self) -> Rows:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from splitguard.api import Attack, Goal, Guess, Phase, View
 from splitguard.data import Data, Rows
-from splitguard.engine.scoring import taught_labels, told_labels
+from splitguard.engine.scoring import batches_of, taught_labels, told_labels
 from splitguard.engine.session import Session
 from splitguard.errors import BadSetting
 from splitguard.matrix.beyond import attribute, functionality, membership
@@ -74,10 +75,10 @@ def judge(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
             judged = functionality(session, attack, view, guess)
     judged.values["converged"] = guess.converged
     judged.arrays["ids"] = view.ids.numpy()
-    budget = guess.budget
+    spent = guess.budget
     judged.extra.update(
         tuned={k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in guess.settings.items()},
-        budget={"steps": budget.steps, "queries": budget.queries, "aux": budget.aux, "seconds": budget.seconds},
+        budget={**asdict(spent), "known": view.known_read},
     )
     return judged
 
@@ -175,7 +176,8 @@ def _labels(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
     labels = None if guess.labels is None else guess.labels.cpu()
     scores = None if guess.scores is None else guess.scores.cpu()
     known: dict[str, Any] = {"classes": view.classes, "prior": view.class_prior, "seed": session.seed}
-    score = score_labels(labels, scores, truth, **known)
+    batches = batches_of(session, view) if view.classes == 2 and scores is not None else None
+    score = score_labels(labels, scores, truth, batches=batches, **known)
     arrays = {"truth_labels": truth.numpy(), "prior": view.class_prior.numpy()}
     if labels is not None:
         arrays["guess_labels"] = labels.numpy()

@@ -56,6 +56,7 @@ def session_outcome(session: Session) -> Outcome:
             **_privacy(session.guarantees),
             **alarm_columns(session),
             "accuracy": session.accuracy,
+            **({} if session.auc is None else {"auc": session.auc}),
             "aux_accuracy": session.aux_accuracy,
             **{name: _whole(session.costs.get(name)) for name in COSTS},
             "train_seconds": session.costs.get("train_seconds"),

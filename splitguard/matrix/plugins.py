@@ -27,15 +27,16 @@ def built(registry: Registry[Any], entry: Any) -> Iterator[tuple[Any, dict[str, 
 
 
 def as_plugin(instance: Attack | Defense, told: Mapping[str, Any]) -> Plugin:
-    """A plug-in as pure data."""
+    """A plug-in as pure data; at its default a setting that was added later is left out, as it changes nothing."""
     own: tuple[dataclasses.Field[Any], ...] = dataclasses.fields(instance) if dataclasses.is_dataclass(instance) else ()
     fields = [f for f in own if f.init]
     settings = {f.name: plain(getattr(instance, f.name), f.name) for f in fields}
     defaults = {f.name: plain(_default(f), f.name) for f in fields}
+    later = {f.name for f in fields if f.metadata.get("added") and settings[f.name] == defaults[f.name]}
     return Plugin(
         name=instance.name,
         version=instance.version,
-        settings=settings,
+        settings={k: v for k, v in settings.items() if k not in later},  # keys from before it stay valid
         told={k: settings[k] for k in told if settings[k] != defaults[k]},
         moves_only=isinstance(instance, Defense) and _moves_only(type(instance)),
     )

@@ -13,7 +13,7 @@ from splitguard.engine.goals import TRAINING_ONLY
 from splitguard.engine.threat import Goal, Labels, Mode, Profile
 from splitguard.matrix.cell import KEY_VERSION, Cell
 
-__all__ = ["COLUMNS", "FORMAT", "TIMINGS", "Record", "Status", "Value", "phases"]
+__all__ = ["COLUMNS", "FORMAT", "SPENT", "TIMINGS", "Record", "Status", "Value", "phases"]
 
 #: The columns of results.csv, in order; further metrics follow, sorted.
 COLUMNS = (
@@ -21,9 +21,11 @@ COLUMNS = (
     "epsilon", "epsilon_rows", "epsilon_query", "delta", "adjacency", "releases", "attack", "goal", "adversary",
     "profile", "adaptive", "active", "phase", "seed", "accuracy", "accuracy_drop", "ssim", "lpips", "psnr", "mse",
     "reid", "label_accuracy", "label_auc", "blind", "leakage", "leakage_low", "leakage_high", "leakage_p95",
-    "recovered", "converged", "n", "client_params", "client_flops", "bytes_up", "bytes_down", "train_seconds",
-    "attack_seconds",
+    "recovered", "converged", "n", "steps", "queries", "aux", "known", "client_params", "client_flops", "bytes_up",
+    "bytes_down", "train_seconds", "attack_seconds",
 )  # fmt: skip
+#: Columns that say what the attack spent: optimizer steps, queries, auxiliary rows, rows with known labels.
+SPENT = ("steps", "queries", "aux", "known")
 #: Columns that differ from run to run.
 TIMINGS = ("train_seconds", "attack_seconds")
 #: Of the JSON of a record.
@@ -91,6 +93,7 @@ class Record:
             "reason": self.reason,
             **described(self.cell),
             "phase": self.phase,
+            **{name: self.extra.get("budget", {}).get(name) for name in SPENT},
             **self.values,
         }
 

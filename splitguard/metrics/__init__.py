@@ -22,6 +22,7 @@ from splitguard.metrics.image import mse, psnr, ssim, ssim_window
 from splitguard.metrics.labels import (
     accuracy,
     auc,
+    auc_of_batches,
     balanced_accuracy,
     label_cluster_accuracy,
     majority_accuracy,
@@ -56,6 +57,7 @@ __all__ = [
     "Outsider",
     "accuracy",
     "auc",
+    "auc_of_batches",
     "balanced_accuracy",
     "blind_attributes",
     "blind_images",

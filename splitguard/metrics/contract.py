@@ -78,6 +78,7 @@ class LabelScore(_Score):
         label_accuracy: share guessed right.
         balanced_accuracy: mean recall over the classes among the victims; None if there is one only.
         label_auc: for two classes with scores; the sign is fixed in advance, larger means class 1.
+        label_auc_95: the 95th percentile over training batches of .5 + |AUC - .5|, where batches are known.
         label_tpr: true positives at 1 % false positives; as `label_auc`.
         blind: accuracy of always guessing the most frequent class of the prior; None if no prior is known.
         leakage: 2 AUC - 1 for two classes with scores; else (balanced accuracy - 1/K) / (1 - 1/K). Signed.
@@ -89,6 +90,7 @@ class LabelScore(_Score):
     label_accuracy: float
     balanced_accuracy: float | None
     label_auc: float | None
+    label_auc_95: float | None
     label_tpr: float | None
     blind: float | None
     leakage: float | None

@@ -15,6 +15,7 @@ from splitguard.errors import BadSetting
 __all__ = [
     "accuracy",
     "auc",
+    "auc_of_batches",
     "auc_rows",
     "balanced_accuracy",
     "balanced_accuracy_rows",
@@ -130,6 +131,35 @@ def auc_rows(drawn: Array) -> Array:
     twice_above = (ones * (2 * zeros.cumsum(axis=1) - zeros)).sum(axis=1)
     pairs = zeros.sum(axis=1) * ones.sum(axis=1)
     return np.where(pairs > 0, twice_above / 2 / np.maximum(pairs, 1), np.nan)
+
+
+def auc_of_batches(scores: Tensor, truth: Tensor, batches: Tensor, *, quantile: float = 0.95) -> float | None:
+    """The ``quantile`` over batches of ``1/2 + |AUC - 1/2|``: how much the unlucky batches show, whatever the sign.
+
+    Chance is not 1/2: of a batch with n0 zeros and n1 ones the AUC of scores that say nothing has a standard deviation
+    of ``sqrt((n0 + n1 + 1) / (12 n0 n1))``, and the .95-quantile lies about twice that above 1/2. Compare like batches.
+
+    Args:
+        scores: (N,), finite.
+        truth: (N,), 0 or 1.
+        batches: (N,) whole numbers, those of one batch alike.
+        quantile: in [0, 1], between batches linear.
+
+    Returns:
+        In [1/2, 1]; batches of one class are left out. None if fewer than two are left.
+
+    Raises:
+        BadSetting: as `auc`, or for batches that are not (N,).
+
+    Source: Li et al., Label leakage and protection in two-party split learning, ICLR 2022, and the notebooks of its
+    code, which report it over all batches of a training.
+    """
+    check_labels(batches, what="batches")
+    if len(batches) != len(truth):
+        raise BadSetting(f"batches must be one a label; got {len(batches)} for {len(truth)}")
+    found = [auc(scores[own], truth[own]) for own in (batches == batch for batch in torch.unique(batches))]
+    away = [abs(area - 0.5) for area in found if area is not None]
+    return 0.5 + float(np.quantile(away, quantile)) if len(away) > 1 else None
 
 
 def tpr_at_fpr(scores: Tensor, truth: Tensor, *, fpr: float = 0.01) -> float | None:

@@ -18,6 +18,7 @@ from splitguard.metrics.image import check_images, check_pair, mse, psnr, ssim, 
 from splitguard.metrics.labels import (
     accuracy,
     auc,
+    auc_of_batches,
     auc_rows,
     balanced_accuracy,
     balanced_accuracy_rows,
@@ -132,6 +133,7 @@ def score_labels(
     *,
     classes: int,
     prior: Tensor,
+    batches: Tensor | None = None,
     seed: int = 0,
 ) -> LabelScore:
     """Scores inferred labels.
@@ -143,6 +145,7 @@ def score_labels(
         classes: K, at least 2.
         prior: (K,), class frequencies the attacker may know, as counted on auxiliary data; never from ``truth``. All
             NaN where it knows none, as without auxiliary rows.
+        batches: (N,), for each victim the batch that its row was in, as whole numbers; None where that is not known.
         seed: draws the bootstrap.
 
     Returns:
@@ -185,6 +188,7 @@ def score_labels(
         label_accuracy=accuracy(guess, truth),
         balanced_accuracy=balanced,
         label_auc=area,
+        label_auc_95=None if margin is None or batches is None else auc_of_batches(margin, truth, batches.cpu()),
         label_tpr=None if margin is None else tpr_at_fpr(margin, truth, fpr=0.01),
         blind=blind,
         leakage=leakage,

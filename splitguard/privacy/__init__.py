@@ -17,7 +17,7 @@ from splitguard.privacy.bounds import candidate_bound, candidate_orthogonal
 from splitguard.privacy.crosscheck import epsilon_prv, sigma_prv
 from splitguard.privacy.guarantee import Channel, Guarantee, Neighbours, compose
 from splitguard.privacy.label_dp import epsilon_of_response, keep_probability, response
-from splitguard.privacy.laplace import candidate_bound_pure, epsilon_laplace, scale_laplace
+from splitguard.privacy.laplace import accuracy_bound_pure, candidate_bound_pure, epsilon_laplace, scale_laplace
 from splitguard.privacy.ledger import Ledger
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Guarantee",
     "Ledger",
     "Neighbours",
+    "accuracy_bound_pure",
     "candidate_bound",
     "candidate_bound_pure",
     "candidate_orthogonal",

@@ -16,9 +16,10 @@ from torch import Tensor
 from splitguard.errors import BadSetting
 from splitguard.privacy.accounting import epsilon_of
 from splitguard.privacy.game import STATISTICS, WORLDS, Played, Send, play
+from splitguard.privacy.gradient_game import GRADIENT_STATISTICS, Step, play_gradients
 from splitguard.privacy.label_game import LABEL_STATISTICS, LABEL_WORLDS, Tell, play_labels
 
-__all__ = ["Claim", "Estimate", "Tested", "estimate_epsilon", "estimate_label_epsilon"]
+__all__ = ["Claim", "Estimate", "Tested", "estimate_epsilon", "estimate_gradient_epsilon", "estimate_label_epsilon"]
 
 #: The share of the trials that picks threshold and sign; the others test.
 PICKING = 4
@@ -37,7 +38,7 @@ class Claim:
         clip: C, on whose scale the adversary's rows lie.
         releases: T.
         gaussian: the mechanism adds Gaussian noise to a bounded row, so that one mu says all.
-        zero_out: the claim is about a row against the zero row only, not against any other.
+        zero_out: the claim is about a row against the zero row, or against none, and not against any other.
     """
 
     epsilon: float
@@ -136,6 +137,32 @@ def estimate_epsilon(
     setting = {"shape": shape, "clip": claim.clip, "batch": batch, "releases": claim.releases, "trials": trials}
     games = play(send, **setting, worlds=claim.worlds, generator=generator)  # type: ignore[arg-type]
     return _estimate(games, claim, trials, worlds=len(claim.worlds), statistics=STATISTICS)
+
+
+def estimate_gradient_epsilon(
+    step: Step,
+    claim: Claim,
+    *,
+    shape: tuple[int, ...],
+    batch: int = 32,
+    trials: int = 1000,
+    generator: torch.Generator,
+) -> Estimate:
+    """The same for a mechanism that trains, in the game of `splitguard.privacy.gradient_game.play_gradients`.
+
+    Args:
+        step: the mechanism.
+        claim: what it claims of the weights; its clip is that of a row's gradient.
+        shape: of one row's gradient.
+        batch: rows in a batch, as deployed.
+        trials: of each side of each world.
+        generator: the mechanism draws from it.
+
+    Source: gradients as canaries: Nasr et al., as above.
+    """
+    setting = {"shape": shape, "clip": claim.clip, "batch": batch, "releases": claim.releases, "trials": trials}
+    games = play_gradients(step, **setting, worlds=claim.worlds, generator=generator)  # type: ignore[arg-type]
+    return _estimate(games, claim, trials, worlds=len(claim.worlds), statistics=GRADIENT_STATISTICS)
 
 
 def estimate_label_epsilon(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from splitguard.errors import BadSetting
 
-__all__ = ["STATISTICS", "WORLDS", "Played", "Send", "play"]
+__all__ = ["STATISTICS", "WORLDS", "Opening", "Played", "Send", "needs", "opening", "play"]
 
 Send = Callable[[Tensor, Tensor, int, torch.Generator], Tensor]
 """A mechanism: smashed (B, *cut), ids (B,), the release counted from 0, a generator; to what leaves the client."""
@@ -32,12 +32,55 @@ class Played:
 
     Attributes:
         world: one of `WORLDS`.
-        left, right: (trials, 5) float64, a column for each of `STATISTICS`; the row differs between left and right.
+        left, right: (trials, S) float64, a column for each of the game's S statistics; the row differs between left
+            and right.
     """
 
     world: str
     left: Tensor
     right: Tensor
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What one world puts into a batch.
+
+    Attributes:
+        direction: v, a unit vector of the row's shape.
+        signs: s_t of the row that differs, one a release.
+        sides: that row, before its sign, on the left and on the right; of the row's shape.
+        others: (B, *shape), the other rows; what stands in place 0 does not count.
+    """
+
+    direction: Tensor
+    signs: tuple[float, ...]
+    sides: tuple[Tensor, Tensor]
+    others: Tensor
+
+
+def opening(world: str, *, shape: tuple[int, ...], clip: float, batch: int, releases: int) -> Opening:
+    """The rows of one of `WORLDS`, as `play` describes them."""
+    direction = _direction(world, shape)
+    far, zero = FAR * clip * direction, world == WORLDS[2]
+    return Opening(
+        direction=direction,
+        signs=tuple(1.0 if zero else (-1.0) ** t for t in range(releases)),
+        sides=(far, torch.zeros(shape) if zero else -far),
+        others=(NEAR * clip * direction).expand(batch, *shape),
+    )
+
+
+def needs(*, batch: int, releases: int, trials: int, clip: float) -> None:
+    """Refuses a game that cannot be played.
+
+    Raises:
+        BadSetting: naming all four.
+    """
+    if batch < 2 or releases < 1 or trials < 8 or not clip > 0:
+        raise BadSetting(
+            "the game needs a batch of 2 rows or more, 1 release or more, 8 trials or more and a positive clip; got "
+            f"batch={batch}, releases={releases}, trials={trials}, clip={clip}"
+        )
 
 
 def play(
@@ -76,27 +119,21 @@ def play(
     Raises:
         BadSetting: for a batch of one row, or a mechanism that hands back another number of rows.
     """
-    if batch < 2 or releases < 1 or trials < 8 or not clip > 0:
-        raise BadSetting(
-            "the game needs a batch of 2 rows or more, 1 release or more, 8 trials or more and a positive clip; got "
-            f"batch={batch}, releases={releases}, trials={trials}, clip={clip}"
-        )
+    needs(batch=batch, releases=releases, trials=trials, clip=clip)
     first = 0
     for world in worlds:
-        direction = _direction(world, shape)
-        signs = [1.0] * releases if world == WORLDS[2] else [(-1.0) ** t for t in range(releases)]
+        told = opening(world, shape=shape, clip=clip, batch=batch, releases=releases)
         sides = []
-        for side in (1.0, 0.0 if world == WORLDS[2] else -1.0):
-            others = (NEAR * clip * direction).expand(batch, *shape).clone()
-            seen = []
+        for far in told.sides:
+            rows, seen = told.others.clone(), []
             for _ in range(trials):
                 ids = torch.arange(first, first + batch)
                 first += batch
-                for number, sign in enumerate(signs):
-                    others[0] = sign * side * FAR * clip * direction
-                    seen.append(_sent(send, others, direction, ids, number, generator))
-            told = torch.stack(seen).view(trials, releases, batch + 1)
-            sides.append(_statistics(told, torch.tensor(signs, dtype=torch.float64)))
+                for number, sign in enumerate(told.signs):
+                    rows[0] = sign * far
+                    seen.append(_sent(send, rows, told.direction, ids, number, generator))
+            signs = torch.tensor(told.signs, dtype=torch.float64)
+            sides.append(_statistics(torch.stack(seen).view(trials, releases, batch + 1), signs))
         yield Played(world, *sides)
 
 

@@ -19,7 +19,7 @@ import math
 from splitguard.errors import BadSetting
 from splitguard.privacy.accounting import Adjacency, sensitivity
 
-__all__ = ["candidate_bound_pure", "epsilon_laplace", "scale_laplace"]
+__all__ = ["accuracy_bound_pure", "candidate_bound_pure", "epsilon_laplace", "scale_laplace"]
 
 
 def epsilon_laplace(*, scale: float, clip: float, releases: int = 1, adjacency: Adjacency = "replace-one") -> float:
@@ -87,6 +87,31 @@ def candidate_bound_pure(*, candidates: int, epsilon: float) -> float:
     if not epsilon >= 0:
         raise BadSetting(f"epsilon must be at least 0; got {epsilon!r}")
     return 1 / (1 + (candidates - 1) * math.exp(-epsilon))
+
+
+def accuracy_bound_pure(*, classes: int, epsilon: float) -> float:
+    """The largest accuracy of any model that sees a row only through messages with a pure epsilon.
+
+        accuracy <= e^epsilon / (e^epsilon + K - 1)
+
+    Bayes accuracy is (1/K) sum_m max_k P(m | k) over the messages m. P(m | k) is a mean over the rows of class k, so
+    P(m | j) >= e^-epsilon max_k P(m | k) for every class j, and summing over j and m gives
+    K >= (1 + (K - 1) e^-epsilon) sum_m max_k P(m | k). Met where the class is told and K-ary randomised response
+    answers with it. Nothing else is assumed: neither mechanism, nor model, nor number of rows or words.
+
+    Args:
+        classes: K, at least 2, equally likely.
+        epsilon: of all of a row's messages together, ``replace-one``; at least 0; infinite gives 1.
+
+    Raises:
+        BadSetting: for a value outside its range.
+
+    >>> round(accuracy_bound_pure(classes=10, epsilon=4.0), 3)
+    0.858
+    """
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+        raise BadSetting(f"classes must be a whole number of at least 2; got {classes!r}")
+    return candidate_bound_pure(candidates=classes, epsilon=epsilon)
 
 
 def _whole(releases: int) -> int:

@@ -39,7 +39,7 @@ def estimate(
     import torch
 
     from splitguard.engine.mechanism import CHANNELS, as_mechanism
-    from splitguard.privacy.estimate import estimate_epsilon, estimate_label_epsilon
+    from splitguard.privacy.estimate import estimate_epsilon, estimate_gradient_epsilon, estimate_label_epsilon
     from splitguard.seeding import generator
     from splitguard.terminal.numbers import shape_of
 
@@ -53,6 +53,8 @@ def estimate(
         found = estimate_label_epsilon(
             one.tell, one.claim, classes=classes, batch=batch, trials=trials, generator=draws
         )
+    elif one.step is not None:
+        found = estimate_gradient_epsilon(one.step, one.claim, shape=shape, batch=batch, trials=trials, generator=draws)
     else:
         assert one.send is not None
         found = estimate_epsilon(one.send, one.claim, shape=shape, batch=batch, trials=trials, generator=draws)
@@ -65,7 +67,11 @@ def estimate(
 
 
 def _print(found: Estimate, defense: Defense, one: Mechanism) -> None:
-    whose = {"inputs": "a row's own messages", "labels": "what its own messages tell of a row's label"}[one.channel]
+    whose = {
+        "inputs": "a row's own messages",
+        "labels": "what its own messages tell of a row's label",
+        "head-weights": "a row's own gradients in the head's weights",
+    }[one.channel]
     title = f"{defense.name}: epsilon {one.claim.epsilon:.4g}, delta {one.claim.delta:g} claimed for {whose}"
     table = Table(title=title, caption=str(found))
     for heading in ("world", "statistic", f"{found.measure} at least"):

@@ -158,7 +158,7 @@ def attack(
     view = session.view(attacker, phase=phase, profile=Profile.parse(profile), adaptive=adaptive)
     guess = attacker.run(view, generator(seed, "attack"))
     scores = session.score(guess)
-    budget = dataclasses.asdict(guess.budget)
+    budget = {**dataclasses.asdict(guess.budget), "known": view.known_read}
     if as_json:
         print(json.dumps({"attack": name, "phase": phase, "scores": scores, "budget": budget}))
         return

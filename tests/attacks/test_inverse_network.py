@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,13 @@ from tests.attacks.views import Centre, Noise, gen, network, sent_view, smooth
 LINEAR = (nn.Flatten(), nn.Linear(64, 80))
 CONV = (Centre(), nn.Conv2d(1, 4, 3, padding=1), nn.ReLU())
 AUX = smooth(200, seed=50)
+
+
+class Flips(Defense):
+    """Each coordinate changes its sign with probability 0.3: of several releases the mean loses how large it is."""
+
+    def released_like(self, smashed: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return torch.where(torch.rand(smashed.shape, generator=generator) < 0.3, -smashed, smashed)
 
 
 def build(**settings: Any) -> Attack:
@@ -105,6 +113,65 @@ def test_where_knowing_the_defense_misleads_it_does_what_a_static_attacker_does(
     assert theirs < 0.2 * mean
 
 
+def test_reading_each_release_finds_what_the_mean_of_them_loses() -> None:
+    x = smooth(20)
+    view = sent_view(x, [network(0, CONV[:2])], [[0] * 4] * 20, aux=AUX, defense=Flips())
+    mean, each = run(view, steps=60), run(view, steps=60, reads="each")
+    assert (mean.settings["releases_averaged"], each.settings["releases_apart"]) == (4, 4)
+    assert mean.images is not None
+    assert each.images is not None
+    assert float(mse(each.images, x).mean()) < 0.8 * float(mse(mean.images, x).mean())
+    assert (mean.budget.steps, each.budget.steps) == (2 * 60, 3 * 60)
+    epochs = 10  # of 6 steps
+    assert each.budget.queries - mean.budget.queries == 4 * (20 + epochs * 180)
+
+
+def test_of_gaussian_noise_the_mean_tells_all_and_reading_each_release_loses_little() -> None:
+    """At most a tenth of the error is what learning from more inputs may cost."""
+    x, error = smooth(20), {}
+    for reads in ("mean", "each"):
+        view = sent_view(x, [network(0, CONV)], [[0] * 4] * 20, aux=AUX, defense=Noise(0.1))
+        guess = build(steps=60, reads=reads).run(view, gen(2))
+        assert guess.images is not None
+        error[reads] = float(mse(guess.images, x).mean())
+    assert guess.settings["releases_apart"] == 4  # else the two are the same
+    assert error["each"] < 1.1 * error["mean"]
+
+
+def test_a_decoder_of_each_release_that_does_no_better_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown nothing here."""
+
+    def nothing(releases: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(releases.flatten(1, 2))
+
+    monkeypatch.setattr(sys.modules[type(build()).__module__], "side_by_side", nothing)
+    view = sent_view(smooth(4), [network(0, CONV)], [[0] * 4] * 4, aux=AUX, defense=Noise(0.1))
+    mean, each = run(view, steps=6), run(view, steps=6, reads="each")
+    assert mean.images is not None
+    assert each.images is not None
+    assert torch.equal(mean.images, each.images)
+    assert mean.settings == each.settings
+    assert each.budget.steps == 3 * 6
+
+
+@pytest.mark.parametrize(
+    ("made_by", "sigma", "adaptive"),
+    [([1], 0.1, True), ([0, 1, 1], 0.1, True), ([1, 1, 1], 0.1, False), ([1, 1, 1], 0.0, True)],
+    ids=["one release", "the head moved", "not adaptive", "nothing is drawn"],
+)
+def test_where_there_is_no_mean_to_read_it_makes_no_difference(
+    made_by: list[int], sigma: float, adaptive: bool
+) -> None:
+    heads = [network(0, CONV), network(1, CONV)]
+    view = sent_view(smooth(4), heads, [made_by] * 4, aux=AUX, defense=Noise(sigma), adaptive=adaptive)
+    mean, each = run(view, steps=12), run(view, steps=12, reads="each")
+    assert mean.images is not None
+    assert each.images is not None
+    assert torch.equal(mean.images, each.images)
+    assert mean.settings == each.settings
+    assert replace(mean.budget, seconds=0.0) == replace(each.budget, seconds=0.0)
+
+
 def test_the_decoder_of_the_best_epoch_is_used() -> None:
     """A step size that ruins the decoder leaves the linear guess, which is epoch 0."""
     x, head = smooth(10), network(0, LINEAR)
@@ -129,6 +196,7 @@ def test_fewer_than_ten_images_are_refused() -> None:
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"aux": 9}, "aux must be at least 10"),
         ({"lr": 0.0}, "lr must be positive"),
+        ({"reads": "all"}, "'reads' got 'all': Input should be 'mean' or 'each'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], told: str) -> None:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -21,17 +22,18 @@ from splitguard.api import (
     NotSupported,
     Party,
     Releases,
+    Sees,
     Stack,
     View,
 )
-from splitguard.attacks.stated_labels import StatedLabels
+from splitguard.attacks.stated_labels import Prior, StatedLabels
 from splitguard.engine.session import Session
 from splitguard.engine.train import train
 from splitguard.engine.training import Training
 from splitguard.errors import BadSetting
 from splitguard.metrics import score_labels
 from splitguard.privacy import keep_probability, response
-from tests.attacks.views import gen, label_view
+from tests.attacks.views import gen, label_view, rows_of, smooth
 from tests.engine import toys
 
 
@@ -69,7 +71,7 @@ def stated_view(
     shuffled = Releases(**changed).where(torch.randperm(count * times, generator=draws))
     view.ids, view.labels, view.defense = ids, Labels.SENT, Law(law if known else None)
     view.class_prior = torch.full((classes,), 1 / classes) if prior is None else prior
-    view._releases = shuffled
+    view._releases, view._aux = shuffled, rows_of(smooth(7))
     return view
 
 
@@ -85,6 +87,16 @@ def hits(view: View, truth: Tensor, **settings: Any) -> Tensor:
 def near(found: Tensor, wanted: float) -> bool:
     """Within four standard errors of the share."""
     return abs(float(found.double().mean()) - wanted) < 4 * math.sqrt(wanted * (1 - wanted) / len(found))
+
+
+def test_a_prior_counted_on_auxiliary_rows_is_read_from_them_and_costs_them() -> None:
+    view = stated_view(torch.arange(12) % 3, response(torch.ones(3), epsilon=1.0))
+    spent = {prior: StatedLabels(prior=prior).run(view, gen()).budget.aux for prior in get_args(Prior)}
+    assert spent == {"uniform": 0, "aux": 7}
+    without = replace(view, granted=view.granted & ~Sees.AUX)
+    with pytest.raises(MissingKnowledge, match="not granted: aux"):
+        StatedLabels(prior="aux").run(without, gen())
+    assert StatedLabels().run(without, gen()).labels is not None
 
 
 @pytest.mark.parametrize("times", [1, 5])

@@ -75,7 +75,7 @@ def test_the_clones_distances_are_those_of_autograd() -> None:
     tail, sent = linear(), features(1.0)
     gradients = returned(tail, sent, LABELS)
     view = view_of(sent, gradients)
-    rows = _Rows.of(view, view.context.ids, 1)
+    rows = _Rows.of(view, Anchored.of(view), 1)
     clone = _Clone(rows, Anchored.of(view), 1)
     clone.weight[0], clone.bias[0] = tail.weight, tail.bias
     each = torch.stack([returned(tail, sent, torch.full_like(LABELS, k)) for k in range(CLASSES)], 1)

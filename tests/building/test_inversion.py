@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from splitguard.api import View
-from splitguard.building.inversion import Inverse, Sent, train_inverse
+from splitguard.building.inversion import SIDE_BY_SIDE, Inverse, Sent, side_by_side, train_inverse
 from splitguard.errors import BadSetting
 from splitguard.metrics import mse
 from tests.attacks.views import Centre, Noise, gen, network, sent_view, smooth
@@ -35,6 +35,44 @@ def test_releases_of_one_head_are_averaged_and_others_are_not() -> None:
         want = torch.stack([own.mean(0) if times > 1 else own[-1] for own in each])
         assert sent.times == times
         torch.testing.assert_close(sent.smashed, want)
+
+
+def test_side_by_side_each_coordinate_has_its_smallest_value_first() -> None:
+    flat = torch.tensor([[[3.0, 10.0], [1.0, 30.0], [2.0, 20.0]]])
+    assert torch.equal(side_by_side(flat), torch.tensor([[1.0, 10.0, 2.0, 20.0, 3.0, 30.0]]))
+    maps = torch.rand(2, 3, 4, 5, 6, generator=gen())
+    put = side_by_side(maps)
+    assert put.shape == (2, 12, 5, 6)
+    assert torch.equal(put[:, :4], maps.amin(1))
+    assert torch.equal(put[:, -4:], maps.amax(1))
+    assert torch.equal(side_by_side(maps[:, [2, 0, 1]]), put)
+    assert side_by_side(maps[..., 0]).shape == (2, 12, 5)
+
+
+def test_the_last_releases_that_all_victims_have_are_stacked() -> None:
+    x, head = smooth(2), network(0, CONV)
+    for counts, times in (((3, 4), 3), ((SIDE_BY_SIDE + 2, SIDE_BY_SIDE + 1), SIDE_BY_SIDE)):
+        view = sent_view(x, [head], [[0] * n for n in counts], defense=Noise(0.1))
+        sent, rows = Sent.stacked(view), view.releases
+        last = torch.stack([rows.smashed[rows.ids == i][-times:] for i in view.ids])
+        assert (sent.times, sent.apart) == (times, True)
+        assert torch.equal(sent.smashed, side_by_side(last))
+        torch.testing.assert_close(sent.mean(sent.smashed), last.mean(1))
+
+
+def test_where_there_is_no_mean_nothing_is_stacked() -> None:
+    x, heads = smooth(3), [network(0, CONV), network(1, CONV)]
+    for made_by, defense, adaptive in (
+        ([1], Noise(0.1), True),
+        ([0, 1, 1], Noise(0.1), True),
+        ([1, 1, 1], Noise(0.1), False),
+        ([1, 1, 1], None, True),  # releases that repeat each other
+    ):
+        view = sent_view(x, heads, [made_by] * 3, defense=defense, adaptive=adaptive)
+        sent, mean = Sent.stacked(view), Sent.of(view)
+        assert (sent.times, sent.apart) == (1, False)
+        assert torch.equal(sent.smashed, mean.smashed)
+        assert sent.mean(sent.smashed) is sent.smashed
 
 
 def test_before_the_first_step_it_is_the_mean_image_and_then_it_inverts() -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from splitguard.api import DEFENSES, BadSetting, Context, Defense, Deployment, NotSupported, Phase, Rows
+from splitguard.building.words import axes_of
 from splitguard.defenses.codebook import Codebook
 from splitguard.engine.bench import Bench
 from splitguard.engine.mechanism import as_mechanism
@@ -44,6 +45,20 @@ def test_words_are_the_clusters_and_a_large_epsilon_sends_them() -> None:
     defense.bind(deployment(rows))
     sent = defense.on_send(centres, context(torch.arange(4)), generator(0, "x"))
     torch.testing.assert_close(sent, centres, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_row_that_is_a_word_is_sent_to_the_bit_at_the_largest_epsilon(parts: int) -> None:
+    """Rows of few distinct values are their own clusters; e^-30 of another word is lost in rounding to float32."""
+    words = torch.randint(1, 64, (4, 6), generator=generator(0, "words")).float() / 8
+    defense = Codebook(epsilon=30.0 * parts, words=4, parts=parts, space="plain")
+    defense.bind(deployment(words.repeat(20, 1)))
+    given = words.repeat(100, 1)
+    assert torch.equal(defense.on_send(given, context(torch.arange(400)), generator(0, "x")), given)
+    assert torch.equal(defense.released_like(given, generator(1, "x")), given)
+    assert torch.equal(defense.mean_release(given), given)
+    nearby = defense.mean_release(given + 0.01)  # a row that is no word becomes one
+    assert torch.equal(nearby, given)
 
 
 def test_a_row_is_answered_once_whatever_it_becomes() -> None:
@@ -87,6 +102,16 @@ def test_more_words_are_chosen_where_epsilon_pays_for_them() -> None:
         chosen.append(len(defense._books[0].words))
     assert chosen == sorted(chosen)
     assert chosen[0] < chosen[-1]
+
+
+@pytest.mark.parametrize("draw", range(6))
+def test_few_rows_get_a_word_a_class_whatever_answers_are_drawn(draw: int) -> None:
+    labels = torch.arange(4).repeat_interleave(4)
+    rows = 3 * torch.eye(4, 6)[labels] + torch.randn(16, 6, generator=generator(draw, "few"))
+    base = deployment(rows, classes=4)
+    defense = Codebook(epsilon=3)
+    defense.bind(dataclasses.replace(base, aux=Rows(rows, labels, torch.arange(16))))
+    assert len(defense._books[0].words) == 4
 
 
 def test_the_guarantee_is_pure_and_covers_the_whole_view() -> None:
@@ -145,6 +170,45 @@ def test_words_tell_classes_apart_where_other_directions_are_wider() -> None:
         right[space] = max(float((word == labels).double().mean()), float((word != labels).double().mean()))
     assert right["discriminant"] > 0.95
     assert right["plain"] < 0.7
+
+
+def test_two_classes_lie_apart_along_fishers_direction() -> None:
+    gen = generator(0, "fisher")
+    labels = torch.arange(600) % 2
+    mix = torch.randn(4, 4, generator=gen, dtype=torch.float64)
+    rows = torch.randn(600, 4, generator=gen, dtype=torch.float64) @ mix + labels[:, None] * torch.ones(4)
+    means = torch.stack([rows[labels == k].mean(0) for k in (0, 1)])
+    within = torch.cov((rows - means[labels]).T, correction=0)
+    apart = torch.linalg.solve(within, means[1] - means[0])
+    axes = axes_of(rows, labels)
+    assert axes.shape == (4, 1)
+    # With 150 rows a coordinate next to nothing is shrunk.
+    assert abs(float(torch.cosine_similarity(axes[:, 0], apart, dim=0))) > 0.999
+    assert float(axes[:, 0] @ within @ axes[:, 0]) == pytest.approx(1, abs=0.05)
+
+
+def test_few_rows_in_many_dimensions_still_find_where_classes_lie_apart() -> None:
+    """40 rows span too little of 60 dimensions for their scatter to be inverted; two directions matter."""
+    gen = generator(0, "few rows")
+    centres = torch.zeros(3, 60, dtype=torch.float64)
+    centres[1, 0], centres[2, 1] = 3, 3
+
+    def drawn(count: int) -> tuple[Tensor, Tensor]:
+        labels = torch.arange(count) % 3
+        return centres[labels] + torch.randn(count, 60, generator=gen, dtype=torch.float64), labels
+
+    axes = axes_of(*drawn(42))
+    rows, labels = drawn(3000)
+    named = torch.cdist(rows @ axes, centres @ axes).argmin(1)
+    assert float((named == labels).double().mean()) > 0.8  # of .95 with both directions known
+    assert axes.shape == (60, 2)
+
+
+def test_classes_of_one_point_each_have_axes() -> None:
+    rows, labels = torch.eye(3, dtype=torch.float64).repeat(4, 1), torch.arange(3).repeat(4)
+    shown = rows @ axes_of(rows, labels)
+    assert torch.isfinite(shown).all()
+    assert float(torch.pdist(shown[:3]).min()) > 0.5
 
 
 @pytest.mark.parametrize(

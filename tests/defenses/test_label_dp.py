@@ -57,6 +57,14 @@ def test_answers_have_the_stated_frequencies(settings: dict[str, Any]) -> None:
         assert not (answers == 1).any()  # the rare class is never answered at this epsilon
 
 
+@pytest.mark.parametrize("prior", ["uniform", "aux"])
+def test_the_largest_epsilon_leaves_every_label_as_it_is(prior: Any) -> None:
+    defense = bound(epsilon=30.0, prior=prior)
+    labels, ids = torch.arange(30_000) % 3, torch.arange(30_000)
+    assert torch.equal(defense.on_labels(labels, context(ids), gen()), labels)
+    assert not torch.equal(bound(epsilon=5.0, prior=prior).on_labels(labels, context(ids), gen()), labels)
+
+
 def test_a_row_is_answered_once_whatever_batch_it_comes_in() -> None:
     defense, labels, ids = bound(epsilon=0.5), torch.arange(200) % 3, torch.arange(200)
     first = defense.on_labels(labels, context(ids), gen(1))
@@ -181,6 +189,14 @@ WAYS: list[tuple[dict[str, Any], set[str]]] = [
 def run(defense: Defense, *, epochs: int = 3, **how: Any) -> Session:
     training = Training(epochs=epochs, batch_size=8, checkpoint_every=1)
     return train(lenet(), data(2), defense=defense, training=training, **how)
+
+
+@pytest.mark.parametrize("how", [how for how, _ in WAYS])
+def test_at_the_largest_epsilon_it_trains_the_undefended_network_to_the_bit(how: dict[str, Any]) -> None:
+    plain, told = run(Defense(), **how), run(LabelDp(epsilon=30.0), **how)
+    assert (told.digest, told.accuracy) == (plain.digest, plain.accuracy)
+    assert [g.epsilon for g in told.guarantees] == [30.0]
+    assert run(LabelDp(epsilon=0.2), **how).digest != plain.digest
 
 
 @pytest.mark.parametrize(("how", "hooks"), WAYS)

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from splitguard.api import Context, Labels, NotSupported, Phase
+from splitguard.api import ATTACKS, Context, Labels, NotSupported, Phase, Stack
 from splitguard.defenses.max_norm import MaxNorm
 from splitguard.engine.bench import Bench
 from splitguard.metrics import auc
+from tests.attacks.views import label_view
 
 
 def gen(seed: int = 0) -> torch.Generator:
@@ -85,3 +86,42 @@ def test_labels_that_are_sent_are_not_hidden_by_it() -> None:
         bench = Bench(MaxNorm(), labels=labels)
         assert dataclasses.fields(bench.defense) == ()  # type: ignore[arg-type]  # it is a dataclass
         assert bench.defense.privacy() == ()
+
+
+def spread(classes: int, rows: int = 400) -> tuple[Tensor, Tensor]:
+    """Gradients of even predictions, mean w - w_y, of very unequal lengths, and their classes."""
+    labels = torch.arange(rows) % classes
+    weights = torch.randn(classes, 64, generator=gen(1))
+    lengths = torch.rand(rows, generator=gen(2)) ** 4 + 1e-3
+    return (weights.mean(0) - weights)[labels] * lengths[:, None], labels
+
+
+def test_who_knows_it_reads_the_sign_off_the_lines_of_the_classes() -> None:
+    gradients, labels = spread(10)
+    sent = returned(gradients)
+    flipped = (sent * gradients).sum(1) < 0
+    assert 0.2 < float(flipped.float().mean()) < 0.5
+    read = MaxNorm().restored(sent, sent[:50], labels[:50])
+    assert torch.equal(read.abs(), sent.abs())
+    side = ((read * gradients).sum(1) > 0).view(-1, 10)  # row after row of classes 0 to 9
+    assert bool((side == side[:1]).all())  # all of a class on one side, whichever it is
+
+
+@pytest.mark.parametrize("name", ["gradient-cosine", "gradient-spectral", "similarity"])
+def test_knowing_it_pays_where_there_are_more_than_two_classes(name: str) -> None:
+    gradients, labels = spread(10)
+    view = label_view(returned(gradients), labels, list(range(50)), 10)
+    found = {}
+    for adaptive in (True, False):
+        known = dataclasses.replace(view, adaptive=adaptive, defense=Stack([MaxNorm()]))
+        guess = ATTACKS.build(name).run(known, gen())
+        assert guess.labels is not None
+        found[adaptive] = float((guess.labels == labels[50:]).double().mean())
+    assert found[True] == 1
+    assert found[False] < 0.9
+
+
+def test_two_classes_are_told_apart_by_the_sign_alone_and_it_stays() -> None:
+    gradients, labels = spread(2)
+    sent = returned(gradients)
+    assert torch.equal(MaxNorm().restored(sent, sent[:50], labels[:50]), sent)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from splitguard.api import BadSetting, NotSupported, Phase
+from splitguard.api import BadSetting, Context, NotSupported, Phase
 from splitguard.building.likelihood import JointLikelihood
 from splitguard.defenses.patch_shuffle import PatchShuffle
 from splitguard.engine.bench import Bench
@@ -46,6 +46,40 @@ def test_patches_move_whole() -> None:
     ]
     assert blocks[0] == blocks[1]
     assert not torch.equal(sent, given)
+
+
+SHAPES: list[tuple[tuple[int, ...], dict[str, int]]] = [
+    ((5, 3), {"fixed": 2}),
+    ((3, 4, 6), {"patch": 2}),
+    ((3, 4, 4), {}),
+]
+
+
+@pytest.mark.parametrize(("shape", "settings"), SHAPES)
+def test_a_row_that_is_alike_at_all_places_stays_as_it_is_to_the_bit(
+    shape: tuple[int, ...], settings: dict[str, int]
+) -> None:
+    defense, gen = PatchShuffle(**settings), torch.Generator().manual_seed(0)
+    each = rows(8, 3).mul(64).round()  # whole numbers, so that their means are exact too
+    given = (each[:, None] if len(shape) == 2 else each[:, :, None, None]).expand(8, *shape).contiguous()
+    for phase in Phase:
+        assert torch.equal(defense.on_send(given, Context(torch.arange(8), 0, 0, 0, phase), gen), given)
+    assert torch.equal(defense.released_like(given, gen), given)
+    assert torch.equal(defense.mean_release(given), given)
+    assert not defense.residual(given, given).any()
+
+
+@pytest.mark.parametrize(("shape", "settings"), [((4, 3), {"fixed": 2}), ((2, 2, 4), {"patch": 2})])
+def test_a_row_that_drew_the_identity_is_sent_as_it_is_to_the_bit(
+    shape: tuple[int, ...], settings: dict[str, int]
+) -> None:
+    """Two places move, so that half of all rows draw the identity and the others the exchange."""
+    given = rows(400, *shape)
+    sent = PatchShuffle(**settings).released_like(given, torch.Generator().manual_seed(0))
+    swapped = given[:, [0, 1, 3, 2]] if len(shape) == 2 else given.roll(2, dims=-1)
+    kept, moved = ((sent == other).flatten(1).all(1) for other in (given, swapped))
+    assert bool((kept ^ moved).all())
+    assert abs(float(kept.double().mean()) - 0.5) < 4 * (0.25 / 400) ** 0.5
 
 
 def test_orders_are_uniform_and_a_class_token_stays() -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from splitguard.api import Attack, Goal, Guess, Labels, Mode, Party, Sees, Threat, View, build_defense
 from splitguard.data import load
-from splitguard.engine.scoring import taught_labels
+from splitguard.engine.scoring import batches_of, taught_labels
 from splitguard.engine.session import Session
 from splitguard.engine.train import train
 from splitguard.engine.training import Training
 from splitguard.errors import BadSetting
 from splitguard.matrix.halves import image_halves, label_halves, positions
 from splitguard.matrix.judge import judge, optimisation_ratio
-from splitguard.metrics import blind_images, score_labels
+from splitguard.metrics import auc_of_batches, blind_images, score_labels
 from splitguard.models import make_model
 from tests.engine import toys
 
@@ -183,6 +183,26 @@ def test_labels_are_scored_against_chance(how: dict[str, Any]) -> None:
     assert (right["label_auc"], right["leakage"], right["label_accuracy"]) == (1, 1, 1)
     same = judge(found, attack, view, Guess(view.ids, scores=torch.zeros(len(truth), 2))).values
     assert (same["label_auc"], same["leakage"]) == (0.5, 0)
+
+
+def test_labels_are_scored_by_batch_where_the_batches_are_known() -> None:
+    data = load("faces", clients=2, train=80, victims={"member": 6, "query": 6})
+    module = make_model("lenet", input_shape=data.input_shape, classes=2, seed=0)
+    found = train(module, data, training=Training(epochs=2, batch_size=10), cut="conv1", labels=Labels.SERVER)
+    attack = GivenLabels()
+    view = found.view(attack)
+    truth = found.truth(view.ids).labels
+    scores = torch.rand(len(truth), generator=torch.Generator().manual_seed(0))
+    judged = judge(found, attack, view, Guess(view.ids, scores=scores)).values
+    context = found.transcript.releases("context")
+    assert context is not None
+    step = {int(i): int(s) for i, s in zip(context.ids, context.step, strict=True)}
+    rounds = torch.tensor([step[int(i)] for i in view.ids])
+    assert len(rounds.unique()) == 4
+    assert judged["label_auc_95"] == auc_of_batches(scores, truth, rounds)
+    sent = train(module, data, training=Training(epochs=1, batch_size=10), cut="conv1")  # nobody needs to guess
+    assert batches_of(sent, replace(view, ids=sent.data.members)) is None
+    assert batches_of(found, replace(view, ids=found.data.query.ids)) is None
 
 
 def test_labels_are_scored_against_chance_without_auxiliary_rows() -> None:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from splitguard.matrix import Matrix
+from splitguard.matrix import COLUMNS, Matrix, Record
 from splitguard.matrix import work as work_module
+from splitguard.matrix.record import SPENT
 from tests.matrix.toys import QUICK
 
 LABELS: dict[str, Any] = {**QUICK, "mode": {"vanilla": {"labels": "server"}}, "attack": "gradient-norm"}
@@ -40,3 +41,25 @@ def test_one_session_serves_them_and_each_is_told_its_own(tmp_path: Path) -> Non
     mine = alone[alone["phase"] == "training"].iloc[0]
     assert mine["leakage"] == frame.iloc[1]["leakage"]
     assert mine["key"] == frame.iloc[1]["key"]
+
+
+def test_known_rows_are_counted_where_they_were_read_and_cost_no_key(tmp_path: Path) -> None:
+    """20 rows of client 0 in two classes: k a class are 2 k; one who reads none spends none."""
+    spec = {**LABELS, "data": {**QUICK["data"], "known": [1, 3]}, "attack": ["gradient-norm", "toy-labels"]}
+    results = Matrix(spec).run(tmp_path, progress=False)
+    frame = results.frame
+    assert (frame["status"] == "ok").all()
+    assert frame[frame["attack"] == "gradient-norm"]["known"].tolist() == [2, 6]
+    assert set(frame[frame["attack"] == "toy-labels"]["known"]) == {0}
+    assert {record.extra["budget"]["known"] for record in results.records} == {0, 2, 6}
+    assert (frame["aux"] == 0).all()
+
+
+def test_a_record_from_before_they_were_counted_has_no_number_of_them() -> None:
+    cell = Matrix(LABELS).cells[0].cell
+    budget = {"steps": 5, "queries": 6, "aux": 7, "seconds": 1.5}
+    row = Record(cell, "training", "ok", extra={"budget": budget}).row()
+    assert [row[name] for name in SPENT] == [5, 6, 7, None]
+    refused = Record(cell, "training", "refused", "it cannot be done").row()
+    assert [refused[name] for name in SPENT] == [None] * 4
+    assert set(SPENT) <= set(COLUMNS)

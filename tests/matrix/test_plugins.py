@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from splitguard.api import Goal
+from splitguard.api import ATTACKS, Defense, Goal
 from splitguard.errors import BadSetting
 from splitguard.matrix import Matrix
-from splitguard.matrix.plugins import plain
+from splitguard.matrix.plugins import as_plugin, plain
 from splitguard.matrix.reading import MatrixError
 from tests.matrix.toys import QUICK
 
@@ -42,3 +43,24 @@ def test_what_json_does_not_know_is_refused_by_name(value: Any, said: str) -> No
 def test_a_matrix_from_python_is_held_to_the_same(more: dict[str, Any]) -> None:
     with pytest.raises(MatrixError, match=r"(scale|lr): the setting '(scale|lr)' must be a finite number"):
         Matrix({**QUICK, "attack": "toy-noise", **more})
+
+
+@dataclass(kw_only=True)
+class Grown(Defense):
+    """A defense that was given a second setting later."""
+
+    rate: float = 0.5
+    twice: bool = field(default=False, metadata={"added": True})
+
+
+def test_a_setting_that_was_added_later_is_no_part_of_the_key_at_its_default() -> None:
+    before = as_plugin(Grown(), {})
+    assert before.settings == {"rate": 0.5}
+    assert as_plugin(Grown(twice=False), {"twice": False}) == before
+    assert as_plugin(Grown(twice=True), {"twice": True}).settings == {"rate": 0.5, "twice": True}
+
+
+def test_inverse_network_keeps_the_keys_of_before_it_could_read_each_release() -> None:
+    before = {"steps": 300, "width": 16, "blocks": 1, "lr": 5e-3, "ssim": 0.1, "batch_size": 32, "aux": 2000}
+    assert as_plugin(ATTACKS.build("inverse-network"), {}).settings == before
+    assert as_plugin(ATTACKS.build({"inverse-network": {"reads": "each"}}), {}).settings == {**before, "reads": "each"}

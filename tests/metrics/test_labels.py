@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -17,6 +18,7 @@ from splitguard.errors import BadSetting
 from splitguard.metrics import (
     accuracy,
     auc,
+    auc_of_batches,
     balanced_accuracy,
     label_cluster_accuracy,
     majority_accuracy,
@@ -153,3 +155,27 @@ def test_what_is_no_binary_score_is_refused() -> None:
 def test_what_is_no_prior_is_refused(prior: Tensor) -> None:
     with pytest.raises(BadSetting, match="prior must be"):
         majority_accuracy(torch.tensor([0, 1]), prior)
+
+
+def test_the_auc_of_batches_is_a_quantile_over_each_batchs_distance_from_chance() -> None:
+    scores, truth, batches = [], [], []
+    wanted = []
+    gen = torch.Generator().manual_seed(0)
+    for batch, shift in enumerate((3.0, -2.0, 0.0, 1.0, 0.5, -0.2)):
+        labels = torch.tensor([0] * 20 + [1] * 5)
+        values = torch.randn(25, generator=gen, dtype=torch.float64) + shift * labels + 100 * batch  # no common scale
+        wanted.append(0.5 + abs(roc_auc_score(labels.numpy(), values.numpy()) - 0.5))
+        scores.append(values)
+        truth.append(labels)
+        batches.append(torch.full((25,), 7 * batch))
+    mixed = torch.randperm(150, generator=gen)
+    s, t, b = (torch.cat(parts)[mixed] for parts in (scores, truth, batches))
+    assert auc_of_batches(s, t, b) == pytest.approx(np.quantile(wanted, 0.95))
+    assert auc_of_batches(s, t, b, quantile=0) == pytest.approx(min(wanted))
+    assert auc_of_batches(-s, t, b) == pytest.approx(auc_of_batches(s, t, b))
+    one_class = torch.cat([b, torch.full((4,), 99)])  # a batch without a one says nothing
+    longer = torch.cat([s, torch.zeros(4)]), torch.cat([t, torch.zeros(4, dtype=torch.int64)])
+    assert auc_of_batches(*longer, one_class) == pytest.approx(np.quantile(wanted, 0.95))
+    assert auc_of_batches(s[b == 0], t[b == 0], b[b == 0]) is None
+    with pytest.raises(BadSetting, match="one a label; got 3 for 150"):
+        auc_of_batches(s, t, b[:3])

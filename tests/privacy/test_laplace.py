@@ -15,7 +15,14 @@ from scipy.stats import laplace
 
 from splitguard import privacy
 from splitguard.errors import BadSetting
-from splitguard.privacy import candidate_bound_pure, epsilon_laplace, scale_laplace
+from splitguard.privacy import (
+    accuracy_bound_pure,
+    candidate_bound_pure,
+    epsilon_laplace,
+    epsilon_of_response,
+    response,
+    scale_laplace,
+)
 from splitguard.seeding import generator
 
 
@@ -56,6 +63,35 @@ def test_randomised_response_meets_the_candidate_bound() -> None:
     assert candidate_bound_pure(candidates=2, epsilon=800.0) == 1.0  # nothing overflows
 
 
+def bayes(messages: torch.Tensor) -> float:
+    """The accuracy of naming the likeliest class; P(m | k) of each class, (K, M), classes equally likely."""
+    return float(messages.amax(0).sum()) / len(messages)
+
+
+@pytest.mark.parametrize(("classes", "epsilon"), [(2, 0.5), (10, 2.0), (10, 8.0)])
+def test_randomised_response_on_the_class_meets_the_accuracy_bound(classes: int, epsilon: float) -> None:
+    told = response([1] * classes, epsilon=epsilon)
+    assert bayes(told) == pytest.approx(accuracy_bound_pure(classes=classes, epsilon=epsilon), rel=1e-12)
+
+
+@given(st.integers(2, 6), st.integers(2, 12), st.floats(0.05, 6.0), st.integers(0, 10**6))
+def test_rows_of_a_class_that_differ_and_other_answers_stay_below_the_accuracy_bound(
+    classes: int, words: int, epsilon: float, seed: int
+) -> None:
+    """Words by class at random, most of a class on few words, answered by RRWithPrior, which may merge words."""
+    draws = generator(seed, "accuracy bound")
+    sharp = torch.rand(classes, words, generator=draws, dtype=torch.float64) ** 8
+    shares = sharp / sharp.sum(1, keepdim=True)
+    table = response(torch.rand(words, generator=draws, dtype=torch.float64) + 0.01, epsilon=epsilon)
+    assert epsilon_of_response(table) <= epsilon + 1e-9
+    assert bayes(shares @ table) <= accuracy_bound_pure(classes=classes, epsilon=epsilon) + 1e-12
+
+
+def test_the_accuracy_bound_ends_at_chance_and_at_one() -> None:
+    assert accuracy_bound_pure(classes=4, epsilon=0.0) == 0.25
+    assert accuracy_bound_pure(classes=4, epsilon=math.inf) == 1.0
+
+
 @pytest.mark.parametrize(("scale", "releases"), [(2.0, 1), (2.0, 4)])
 def test_the_likeliest_candidate_wins_less_often_than_the_bound(scale: float, releases: int) -> None:
     """Eight corners of norm C, each a signed axis; the score is the joint Laplace likelihood."""
@@ -84,6 +120,8 @@ def test_the_likeliest_candidate_wins_less_often_than_the_bound(scale: float, re
         (lambda: scale_laplace(epsilon=math.inf, clip=1.0), "epsilon must be positive"),
         (lambda: candidate_bound_pure(candidates=1, epsilon=1.0), "candidates must be a whole number"),
         (lambda: candidate_bound_pure(candidates=4, epsilon=-1.0), "epsilon must be at least 0"),
+        (lambda: accuracy_bound_pure(classes=1, epsilon=1.0), "classes must be a whole number"),
+        (lambda: accuracy_bound_pure(classes=4, epsilon=math.nan), "epsilon must be at least 0"),
     ],
 )
 def test_what_lies_outside_its_range_is_refused(call: Any, message: str) -> None:

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""docs/papers.md says what the stored results say, and each paper's claims are about cells that its matrix has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.reproduce.__main__ import HEAD, PAPERS, stored, table
+from splitguard.matrix import Matrix, MatrixError
+from splitguard.matrix.record import described
+
+PAGE = Path(__file__).parents[1] / "docs" / "papers.md"
+NAMES = sorted(path.stem for path in PAPERS.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_page_has_the_stored_rows_of_each_paper(name: str) -> None:
+    assert f"\n{table(name, stored(name))}\n" in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_page_has_no_other_paper_and_today_s_words() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert text.startswith(HEAD)
+    assert [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_claim_is_about_cells_of_the_matrix(name: str) -> None:
+    """A claim about an attack that is spelt another way would stand on the page as not run, for ever."""
+    paper = yaml.safe_load((PAPERS / f"{name}.yaml").read_text(encoding="utf-8"))
+    try:
+        matrix = Matrix(paper["matrix"])
+    except MatrixError as error:
+        if not all("is not on this machine" in problem for problem in error.problems):
+            raise
+        pytest.skip(f"its data set is not at hand: {error}")
+    cells = [described(resolved.cell) for resolved in matrix.cells if resolved.reason is None]
+    for where in (one for claim in paper["claims"] for one in wheres(claim)):
+        own = {column: value for column, value in where.items() if column in cells[0] and column != "phase"}
+        assert any(own.items() <= cell.items() for cell in cells), where
+
+
+def wheres(claim: dict[str, Any]) -> list[dict[str, Any]]:
+    """All that a claim picks records by."""
+    return (
+        [claim["where"]]
+        if "where" in claim
+        else [one for key in ("rising", "line", "others") for one in claim.get(key, ())]
+    )
