@@ -50,7 +50,8 @@ class Unsplit(Attack):
 
     x starts as the smoothest mixture of the channels of z, in both signs, and f as the best of a few clones after a
     short training on it. That is what makes early cuts easy. From a cut without places it starts in noise and seldom
-    beats a mean image.
+    beats a mean image; docs/attacks.md has it behind two convolutions, where it does not either. It has no auxiliary
+    rows to try anything on, so an attacker who knows the defense always goes by its residual.
 
     Args:
         steps: of Adam on images and clone together, for each sign.
