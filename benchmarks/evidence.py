@@ -47,7 +47,7 @@ def inversion(found: Result) -> str:
         f"reference schedule reaches {best['psnr']:.1f} dB / {best['ssim']:.3f} in {best['seconds_an_image']:.0f} s, "
         f"far short of the paper's {paper['psnr']} dB / {paper['ssim']} on its own network: this one is trained for "
         f"{trained['epochs']} epochs only, to an accuracy of {trained['accuracy']:.3f}, so that the schedule is beaten "
-        "here, where it stalls, and not at the paper's strength"
+        f"here, where it stalls, and not at the paper's strength{_paired(found, 'ssim')}"
     )
 
 
@@ -99,7 +99,18 @@ def reference_unsplit(found: Result) -> str:
     return (
         f"SSIM {ours['same_images']['ssim']:.3f} in {ours['seconds_an_image']:.1f} s an image, where the reference "
         f"schedule reaches {theirs['ssim']:.3f} in {theirs['seconds_an_image_for_1000_rounds']:.0f} s, and the mean "
-        f"image {found['mean_image']['ssim']:.3f}"
+        f"image {found['mean_image']['ssim']:.3f}{_paired(found, 'ssim')}"
+    )
+
+
+def _paired(found: Result, metric: str) -> str:
+    """The limit of the difference, where images were compared one by one."""
+    gain = found.get("paired", {}).get(metric)
+    if gain is None:
+        return ""
+    return (
+        f"; on the same {gain['n']} images {gain['gain']:+.3f} of {metric.upper()}, at least "
+        f"{gain['gain_at_least']:+.3f} (one-sided 95 %, paired)"
     )
 
 
@@ -139,6 +150,7 @@ CLAIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "matrix": ("The matrix's cost", matrix),
     "inversion": ("White-box inversion, He et al.'s network at ReLU22, CIFAR-10", inversion),
     "reference_unsplit": ("UnSplit against its own schedule", reference_unsplit),
+    "reference_unsplit_conv2": ("The same, two convolutions deep", reference_unsplit),
     "reference_fsha": ("FSHA against its own code, MNIST", reference_fsha),
     "gradient_norm": ("Labels by the length of gradients", gradient_norm),
     "averaging": ("Noise is averaged away", averaging),
@@ -147,8 +159,8 @@ CLAIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
 }
 
 
-#: Of the commands, where the stored result was made with other than the defaults.
-OPTIONS = {"inversion": " --tv 10 1"}
+#: The commands that are not the name of the stored result.
+COMMANDS = {"inversion": "inversion --tv 10 1", "reference_unsplit_conv2": "reference_unsplit --cut conv2"}
 
 
 def page() -> str:
@@ -157,7 +169,7 @@ def page() -> str:
     for name, (title, told) in CLAIMS.items():
         path = STORED / f"{name}.json"
         found = told(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else "not run yet"
-        lines.append(f"| {title} | {found} | `python -m benchmarks.{name}{OPTIONS.get(name, '')}` |\n")
+        lines.append(f"| {title} | {found} | `python -m benchmarks.{COMMANDS.get(name, name)}` |\n")
     return INTRODUCTION + "".join(lines)
 
 

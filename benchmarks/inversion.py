@@ -7,8 +7,9 @@ the reference's schedule: one image at a time, 5000 steps of Adam(1e-2, eps 1e-3
 ImageNet-normalised pixels, with 10 times the squared total variation.
 
 The reference's weight suits a network trained for 50 epochs. Where there is time for fewer, activations are smaller and
-10 is too much, so further weights can be given with ``--tv``: ours must beat the best of them. The exit status is 1 if
-it does not. Seconds are of the processor, on one thread, so that what else the machine does hardly counts.
+10 is too much, so further weights can be given with ``--tv``: ours must be no worse than the best of them, by the
+one-sided 95 % limit of the difference image by image. The exit status is 1 if it is not. Seconds are of the processor,
+on one thread, so that what else the machine does hardly counts.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.paired import compared, no_worse
 from benchmarks.timing import write
 from splitguard.api import ATTACKS, generator
 from splitguard.building.priors import total_variation
@@ -128,17 +130,19 @@ def main() -> int:
     runs = []
     for tv in settings.tv:
         guess, seconds = reference(session, victims.inputs, steps=settings.steps, tv=tv)
-        runs.append({"tv": tv, "seconds_an_image": seconds, **quality(guess, victims.inputs)})
+        found = compared(before, guess, victims.inputs)
+        runs.append({"tv": tv, "seconds_an_image": seconds, **quality(guess, victims.inputs), "paired": found})
     after, second, _ = ours(session)
     assert torch.equal(before, after)
     mine: dict[str, Any] = {**quality(after, victims.inputs), "seconds_an_image": max(first, second), **spent}
     ratio = mine["seconds_an_image"] / min(run["seconds_an_image"] for run in runs)
-    best = {what: max(run[what] for run in runs) for what in ("psnr", "ssim")}
-    met = ratio <= LIMIT and all(mine[what] >= best[what] for what in best)
+    best = {what: max(runs, key=lambda run: run[what])["paired"] for what in ("psnr", "ssim")}
+    met = ratio <= LIMIT and all(no_worse(found, what) for what, found in best.items())
     results = {
         "training": training,
         "ours": mine,
         "reference": runs,
+        "paired": {what: found[what] for what, found in best.items()},
         "paper": PAPER,
         "time_ratio": ratio,
         "limit": LIMIT,

@@ -201,7 +201,7 @@ def test_what_was_not_run_is_said_and_never_a_number() -> None:
 
 def test_a_claim_that_says_nothing_and_a_column_that_is_none_are_refused() -> None:
     found = results(({"attack": "a"}, {"ssim": 0.5}, None))
-    with pytest.raises(BadSetting, match="published or rising or line"):
+    with pytest.raises(BadSetting, match="published, rising, line or reference"):
         one({"metric": "ssim", "where": {"attack": "a"}}, found)
     with pytest.raises(BadSetting, match="no column 'atack'"):
         one({"metric": "ssim", "where": {"atack": "a"}, "published": 1}, found)

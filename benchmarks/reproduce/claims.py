@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.paired import no_worse
 from benchmarks.reproduce.frontier import excess
 from benchmarks.reproduce.values import Array, Run, by_seed, steps_of, values_of
 from splitguard.errors import BadSetting
@@ -18,6 +21,8 @@ from splitguard.seeding import numpy_generator
 
 __all__ = ["Finding", "judge"]
 
+#: Where the benchmarks that run a paper's own algorithm store what they found.
+RESULTS = Path(__file__).parents[1] / "results"
 #: Metrics whose smaller values are the stronger attack.
 SMALLER_IS_STRONGER = ("mse", "lpips")
 REDRAWS = 10_000
@@ -30,13 +35,15 @@ class Finding:
     Attributes:
         what: in words.
         metric: as in results.csv.
-        published: the paper's number, or None where only an order is claimed.
+        published: the paper's number, or None where only an order is claimed; of ``reference-run`` that of the paper's
+            algorithm on the same network and images.
         ours: mean over victims (and seeds), or None where nothing was run.
         low, high: 95 % interval of the mean over redraws of as many victims as the paper had; of a metric that a
             record has one of, Student's t over seeds within 0 and 1, and None with one seed.
         n: victims, test rows or seeds behind ``ours``.
-        fidelity: ``published-interval``, ``published-factor``, ``order-only`` or ``not run``.
-        holds: the published number lies in the interval or ours is the stronger attack; the order is the paper's.
+        fidelity: ``reference-run``, ``published-interval``, ``published-factor``, ``order-only`` or ``not run``.
+        holds: the published number lies in the interval or ours is the stronger attack; the order is the paper's; ours
+            is no worse than the reference, by the one-sided 95 % limit of the difference image by image.
         clear: of an order, whether the seeds support what ``holds`` says of this step: the one-sided 95 % limit of the
             difference, paired seed by seed, lies on that side; None where fewer than two seeds have both.
         steps: the most that the attack of any of its records took, tuning included; None where that is not known.
@@ -62,9 +69,10 @@ def judge(claim: Mapping[str, Any], results: Run, *, victims: int | None) -> lis
 
     Args:
         claim: ``what``, ``metric`` and either ``where`` (column: value) with ``published``, or ``rising``, a list of
-            ``where`` in which the metric rises, or ``utility``, another metric, with ``line`` and ``others``, lists of
-            ``where``: at equal utility the line has less of the metric (see `excess`). ``scale`` multiplies ours into
-            the paper's units; ``margin`` is by how much each step of an order must rise;
+            ``where`` in which the metric rises, or ``reference``, the stored result of a benchmark that ran the paper's
+            own algorithm beside ours (`benchmarks.paired`), or ``utility``, another metric, with ``line`` and
+            ``others``, lists of ``where``: at equal utility the line has less of the metric (see `excess`). ``scale``
+            multiplies ours into the paper's units; ``margin`` is by how much each step of an order must rise;
             ``factor`` is how many times a published error ours may be, or by what ours may be divided where larger
             values are the stronger attack.
         results: of the paper's matrix.
@@ -78,8 +86,10 @@ def judge(claim: Mapping[str, Any], results: Run, *, victims: int | None) -> lis
         return _order(claim, results, scale, victims)
     if "line" in claim:
         return [_trade(claim, results)]
+    if "reference" in claim:
+        return [_beside(claim)]
     if "published" not in claim:
-        raise BadSetting(f"a claim has published or rising or line; got {sorted(claim)}")
+        raise BadSetting(f"a claim has published, rising, line or reference; got {sorted(claim)}")
     values, each = values_of(claim["where"], claim["metric"], results)
     if not len(values):
         return [_not_run(claim, float(claim["published"]))]
@@ -163,6 +173,18 @@ def _trade(claim: Mapping[str, Any], results: Run) -> Finding:
     name = f"excess of {claim['metric']} at equal {claim['utility']}"
     clear = _clear([value - float(claim.get("margin", 0)) for value in found], holds)
     return Finding(claim["what"], name, None, ours, low, high, len(found), "order-only", holds, clear)
+
+
+def _beside(claim: Mapping[str, Any]) -> Finding:
+    """Ours and the paper's own algorithm on the same images, as a benchmark stored it."""
+    path = RESULTS / f"{claim['reference']}.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = stored.get("paired", {}).get(claim["metric"])
+    if found is None:
+        return _not_run(claim, None)
+    holds = no_worse(stored["paired"], claim["metric"])
+    told = (found["reference"], found["ours"], None, None, found["n"], "reference-run", holds)
+    return Finding(claim["what"], claim["metric"], *told)
 
 
 def _not_run(claim: Mapping[str, Any], published: float | None) -> Finding:
