@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, Par
 from splitguard.building.decoders import Decoder, make_decoder
 from splitguard.building.inversion import Sent, side_by_side
 from splitguard.building.linear import CrossFitted
+from splitguard.errors import one_of
 from splitguard.metrics import ssim
 
 Reads = Literal["mean", "each"]
@@ -87,6 +88,7 @@ class InverseNetwork(Attack):
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"steps": 60})
 
     def __post_init__(self) -> None:
+        one_of("inverse-network", "reads", self.reads, get_args(Reads))
         for name, least in (("steps", 1), ("width", 1), ("blocks", 0), ("ssim", 0), ("batch_size", 1), ("aux", 10)):
             if getattr(self, name) < least:
                 raise BadSetting(f"inverse-network: {name} must be at least {least}; got {getattr(self, name)!r}")

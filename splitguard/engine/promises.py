@@ -237,7 +237,7 @@ def guarantees(make: Make) -> str:
         for stream in range(2 * bench.deployment.releases[Phase.TRAINING]):
             sent.add(bench.send(bench.smashed, bench.batch.ids, stream=stream).detach().numpy().tobytes())
     counted = max((one.T for one in stated if one.epsilon_rows is not None), default=len(sent))
-    need(len(sent) <= counted, f"a row got {len(sent)} releases, T={counted} are accounted for; a Ledger refuses more")
+    need(len(sent) <= counted, f"a row got {len(sent)} releases and T={counted} are counted; a Ledger refuses more")
     return " ".join(map(str, bench.defense.privacy())) or "states none"
 
 
