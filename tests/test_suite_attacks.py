@@ -35,10 +35,22 @@ def test_every_goal_has_its_measures_and_every_attack_its_line() -> None:
     records = made(ssim=0.5, blind=0.25, label_accuracy=0.75, leakage=0.125, leakage_low=0.1, leakage_high=0.2)
     text = table(records)
     for record in records:
-        assert text.count(f"\n| {record.cell.attack.name} | ") == 1
+        assert text.count(f"\n| {record.cell.attack} | ") == 1
     assert "| unsplit | vanilla, conv2 |" in text
     assert "| 0.500 | 0.250 |  |  | 0.125 [0.10, 0.20] | 1.2 | 5 |  | 2000 | 30 |" in text
     assert "| 0.750 | 0.125 [0.10, 0.20] | 1.2 | 5 |  | 2000 | 30 |" in text
+
+
+def test_attacks_at_equal_budget_stand_apart_from_those_with_their_defaults() -> None:
+    text = table(made(leakage=0.5))
+    ordinary, equal = text.split("## After inputs, at about 1,000 steps")
+    equal = equal.split("## After")[0]
+    names = [record.cell.attack.name for record in made() if record.cell.attack.told]
+    assert len(names) == 5
+    for name in names:
+        assert f"\n| {name} | " in ordinary + text.split(equal)[1]
+        assert f"\n| {name}(" in equal
+    assert f"\n| {names[0]} | " not in equal
 
 
 def test_known_rows_that_nobody_counted_are_no_number() -> None:

@@ -23,6 +23,8 @@ METRICS: dict[str, dict[str, str]] = {
 }
 #: The goal whose success is no share of a victim, so that there is no leakage.
 BARE = "functionality"
+#: Optimizer steps, tuning included, of the attacks whose settings the matrix file gives.
+EQUAL = 1000
 SPENT = ("seconds", "steps", "queries", "aux", "known")
 
 
@@ -30,8 +32,9 @@ def attack_rows(results: Results) -> list[Row]:
     """One row an attack: member victims."""
     return [
         {
-            "attack": record.cell.attack.name,
+            "attack": str(record.cell.attack),
             "goal": record.cell.goal,
+            "equal": bool(record.cell.attack.told),
             **_where(record),
             **_told(record),
             "versions": versions([record.cell]),
@@ -72,15 +75,18 @@ def attack_table(rows: Sequence[Row]) -> str:
         "its 95 % interval over victims: it says nothing of other seeds.",
         "",
         "Each attack runs with its defaults, so rows are not at equal budget: what each one spent, tuning included,",
-        "stands in its last columns. Steps are an optimizer's, queries those of the deployed client; aux counts rows",
-        "of the attacker's own, known those of the client whose labels it was told; empty is none, and for known also",
-        "what was not recorded. Steps and seconds are all that was spent, beside the session and after it; seconds by",
-        "the clock, of a machine that was not idle. Made by `python -m benchmarks.suite attacks`.",
+        f"stands in its last columns. Those on inputs after the session are run once more at about {EQUAL:,} steps",
+        "each; those beside or in a session take as many as it has rounds. Steps are an optimizer's, those of several",
+        "networks added up, queries those of the deployed client; aux counts rows of the attacker's own, known those",
+        "of the client whose labels it was told; empty is none, and for known also what was not recorded. Steps and",
+        "seconds are all that was spent, beside the session and after it; seconds by the clock, of a machine that was",
+        "not idle. Made by `python -m benchmarks.suite attacks`.",
     ]
-    for goal in dict.fromkeys(row["goal"] for row in rows):
+    for goal, equal in dict.fromkeys((row["goal"], row.get("equal", False)) for row in rows):
         headings = ["attack", "deployment", "profile", *METRICS[goal], *([] if goal == BARE else ["leakage"]), *SPENT]
-        lines += ["", f"## After {goal}", "", line(headings), line(["---"] * len(headings))]
-        lines += [line(_fields(row)) for row in rows if row["goal"] == goal]
+        title = f"## After {goal}" + (f", at about {EQUAL:,} steps" if equal else "")
+        lines += ["", title, "", line(headings), line(["---"] * len(headings))]
+        lines += [line(_fields(row)) for row in rows if (row["goal"], row.get("equal", False)) == (goal, equal)]
     if any(_earlier(row) for row in rows):
         lines += ["", "\\* of an earlier version of the attack, or of one that was not recorded: to be run again."]
     return "\n".join(lines) + "\n"
