@@ -29,15 +29,25 @@ HONEST, HIJACKER = "honest", "fsha"
 #: Costs next to nothing and changes nothing, so that there is a record of each honest session.
 BYSTANDER = "candidate-match"
 FLAGGED = "sessions flagged [95 %]"
-HEAD = ("detector", "server", FLAGGED, "steps until the alarm", "rows sent by then", "leakage", "accuracy")
+HEAD = (
+    "detector",
+    "server",
+    FLAGGED,
+    "judgements",
+    "steps until the alarm",
+    "rows sent by then",
+    "leakage",
+    "accuracy",
+)
 INTRODUCTION = """# Detecting a hijacker
 
 Made by `python -m benchmarks.detection --stored`. Fashion-MNIST, LeNet cut at conv2, {rows:,} training rows, batches of
 64, {steps} steps where nobody stops, seeds {seeds}. The server is honest, or hijacks by `fsha` from the first step; a
 detector with its default settings ends the session at its alarm. Steps and rows count what had been sent by then, the
-step of the alarm included; leakage is of those member victims that were sent, 0 a blind guess, 1 perfect. A server that
-knows the detector may escape it; this one does not try, and even undetected it reads little more than a blind guess in
-so few steps. What a detector costs is the accuracy beside an honest server.
+step of the alarm included; judgements are how often the detector decided, over all sessions; leakage is of those member
+victims that were sent, 0 a blind guess, 1 perfect. A server that knows the detector may escape it; this one does not
+try, and even undetected it reads little more than a blind guess in so few steps. What a detector costs is the accuracy
+beside an honest server.
 """
 
 
@@ -104,6 +114,7 @@ def _lines(found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
                 [
                     f"| {detector} | {server}",
                     "no detector" if detector == "none" else flagged,
+                    "—" if detector == "none" else f"{sum(one['judgements'] or 0 for one in group):,}",
                     _middle([one["step"] + 1 for one in raised], "{:.0f}"),
                     _middle([one["rows"] for one in raised], "{:,.0f}"),
                     _middle([one["leakage"] for one in group if one["leakage"] is not None], "{:.2f}"),
@@ -127,6 +138,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9])
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--jobs", type=int, default=1, help="the numbers do not depend on it")
     parser.add_argument("--run", type=Path, help="keep the run folder here, and go on from it")
     parser.add_argument("--out", type=Path, default=STORED)
     parser.add_argument("--stored", action="store_true")
@@ -134,7 +146,7 @@ def main() -> None:
     if not given.stored:
         asked = Matrix(matrix(seeds=given.seeds, epochs=given.epochs, rows=given.rows))
         with tempfile.TemporaryDirectory() as fresh:
-            found = sessions(asked.run(given.run or Path(fresh), jobs=1))
+            found = sessions(asked.run(given.run or Path(fresh), jobs=given.jobs))
         steps = given.epochs * -(-given.rows // 64)
         made = {"rows": given.rows, "steps": steps, "seeds": given.seeds, "sessions": found}
         given.out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

@@ -27,11 +27,11 @@ def test_the_table() -> None:
     low = clopper_pearson(3, 3).low
     assert page.splitlines()[-6:] == [
         f"| {' | '.join(HEAD)} |",
-        "|---|---|---|---|---|---|---|",
-        "| none | fsha | no detector | — | — | 0.48 (0.47 to 0.49) | 0.500 |",
-        f"| gradient-scrutinizer | honest | 1 of 1 [{clopper_pearson(1, 1).low:.2f}, 1.00] | 21 | 1,344 | — | 0.500 |",
-        f"| outlier-probe | honest | 0 of 3 [0.00, {clopper_pearson(0, 3).high:.2f}] | — | — | — | 0.500 |",
-        f"| outlier-probe | fsha | 3 of 3 [{low:.2f}, 1.00] | 12 (10 to 20) | 768 (640 to 1,280) | 0.10 | 0.500 |",
+        "|---|---|---|---|---|---|---|---|",
+        "| none | fsha | no detector | — | — | — | 0.48 (0.47 to 0.49) | 0.500 |",
+        f"| gradient-scrutinizer | honest | 1 of 1 [{clopper_pearson(1, 1).low:.2f}, 1.00] | 9 | 21 | 1,344 | — | 0.500 |",
+        f"| outlier-probe | honest | 0 of 3 [0.00, {clopper_pearson(0, 3).high:.2f}] | 27 | — | — | — | 0.500 |",
+        f"| outlier-probe | fsha | 3 of 3 [{low:.2f}, 1.00] | 27 | 12 (10 to 20) | 768 (640 to 1,280) | 0.10 | 0.500 |",
     ]
     assert "2,000 training rows" in page
     assert "256 steps" in page

@@ -25,6 +25,7 @@ METRICS: dict[str, dict[str, str]] = {
 BARE = "functionality"
 #: Optimizer steps, tuning included, of the attacks whose settings the matrix file gives.
 EQUAL = 1000
+EXCEPT = "Attacks beside or in a session are not here: they take as many steps as it has rounds."
 SPENT = ("seconds", "steps", "queries", "aux", "known")
 
 
@@ -75,17 +76,18 @@ def attack_table(rows: Sequence[Row]) -> str:
         "its 95 % interval over victims: it says nothing of other seeds.",
         "",
         "Each attack runs with its defaults, so rows are not at equal budget: what each one spent, tuning included,",
-        f"stands in its last columns. Those on inputs after the session are run once more at about {EQUAL:,} steps",
-        "each; those beside or in a session take as many as it has rounds. Steps are an optimizer's, those of several",
-        "networks added up, queries those of the deployed client; aux counts rows of the attacker's own, known those",
-        "of the client whose labels it was told; empty is none, and for known also what was not recorded. Steps and",
-        "seconds are all that was spent, beside the session and after it; seconds by the clock, of a machine that was",
-        "not idle. Made by `python -m benchmarks.suite attacks`.",
+        "stands in its last columns. Steps are an optimizer's, those of several networks added up, queries those of",
+        "the deployed client; aux counts rows of the attacker's own, known those of the client whose labels it was",
+        "told; empty is none, and for known also what was not recorded. Steps and seconds are all that was spent,",
+        "beside the session and after it; seconds by the clock, of a machine that was not idle. Made by `python -m",
+        "benchmarks.suite attacks`.",
     ]
     for goal, equal in dict.fromkeys((row["goal"], row.get("equal", False)) for row in rows):
         headings = ["attack", "deployment", "profile", *METRICS[goal], *([] if goal == BARE else ["leakage"]), *SPENT]
         title = f"## After {goal}" + (f", at about {EQUAL:,} steps" if equal else "")
-        lines += ["", title, "", line(headings), line(["---"] * len(headings))]
+        lines += ["", title, ""]
+        lines += [EXCEPT, ""] if equal else []
+        lines += [line(headings), line(["---"] * len(headings))]
         lines += [line(_fields(row)) for row in rows if (row["goal"], row.get("equal", False)) == (goal, equal)]
     if any(_earlier(row) for row in rows):
         lines += ["", "\\* of an earlier version of the attack, or of one that was not recorded: to be run again."]
