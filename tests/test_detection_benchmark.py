@@ -24,12 +24,12 @@ def test_the_table() -> None:
     found += [session("outlier-probe", "honest", seed, None) for seed in (7, 8, 9)]
     found += [session("gradient-scrutinizer", "honest", 7, 20)]
     page = table({"rows": 2000, "steps": 256, "seeds": [7, 8, 9], "sessions": found})
-    low = clopper_pearson(3, 3).low
+    low, one = clopper_pearson(3, 3).low, clopper_pearson(1, 1).low
     assert page.splitlines()[-6:] == [
         f"| {' | '.join(HEAD)} |",
         "|---|---|---|---|---|---|---|---|",
         "| none | fsha | no detector | — | — | — | 0.48 (0.47 to 0.49) | 0.500 |",
-        f"| gradient-scrutinizer | honest | 1 of 1 [{clopper_pearson(1, 1).low:.2f}, 1.00] | 9 | 21 | 1,344 | — | 0.500 |",
+        f"| gradient-scrutinizer | honest | 1 of 1 [{one:.2f}, 1.00] | 9 | 21 | 1,344 | — | 0.500 |",
         f"| outlier-probe | honest | 0 of 3 [0.00, {clopper_pearson(0, 3).high:.2f}] | 27 | — | — | — | 0.500 |",
         f"| outlier-probe | fsha | 3 of 3 [{low:.2f}, 1.00] | 27 | 12 (10 to 20) | 768 (640 to 1,280) | 0.10 | 0.500 |",
     ]
