@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.reproduce.__main__ import HEAD, PAPERS, stored, table
+from benchmarks.reproduce import __main__ as reproduce
+from benchmarks.reproduce.__main__ import HEAD, PAPERS, STORED, stored, table
 from splitguard.matrix import Matrix, MatrixError
 from splitguard.matrix.record import described
 
@@ -60,3 +61,20 @@ def wheres(claim: dict[str, Any]) -> list[dict[str, Any]]:
         if "where" in claim
         else [one for key in ("rising", "line", "others") for one in claim.get(key, ())]
     )
+
+
+def test_a_paper_whose_data_are_not_at_hand_is_said_and_its_stored_result_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent(name: str, out: Path, jobs: int) -> None:
+        Matrix({"data": {"name": "cifar10", "path": str(tmp_path / "absent.npz")}, "model": "lenet", "attack": "sdar"})
+
+    monkeypatch.setattr(reproduce, "run", absent)
+    monkeypatch.setattr("sys.argv", ["reproduce", "zhao2020"])
+    before = (STORED / "zhao2020.json").read_bytes()
+    reproduce.main()
+    told = capsys.readouterr()
+    assert told.err.startswith("zhao2020 was not run: ")
+    assert str(tmp_path / "absent.npz") in told.err
+    assert "## zhao2020" in told.out
+    assert (STORED / "zhao2020.json").read_bytes() == before

@@ -26,7 +26,7 @@ from benchmarks.reproduce.followed import follow
 from benchmarks.reproduce.values import Run
 from benchmarks.versions import changed, versions
 from splitguard.errors import DataUnavailable, near_miss
-from splitguard.matrix import Matrix
+from splitguard.matrix import Matrix, MatrixError
 
 HERE = Path(__file__).parent
 PAPERS, STORED = HERE / "papers", HERE / "results"
@@ -153,7 +153,7 @@ def main() -> int:
         if not settings.stored and settings.table is None:
             try:
                 result = run(name, settings.out, settings.jobs)
-            except DataUnavailable as error:
+            except (DataUnavailable, MatrixError) as error:
                 print(f"{name} was not run: {error}", file=sys.stderr)
             else:
                 (STORED / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
