@@ -15,7 +15,7 @@ from torch import Tensor
 
 from splitguard.errors import BadSetting
 
-__all__ = ["STATISTICS", "WORLDS", "Opening", "Played", "Send", "needs", "opening", "play"]
+__all__ = ["STATISTICS", "WORLDS", "Opening", "Played", "Send", "play", "played"]
 
 Send = Callable[[Tensor, Tensor, int, torch.Generator], Tensor]
 """A mechanism: smashed (B, *cut), ids (B,), the release counted from 0, a generator; to what leaves the client."""
@@ -58,7 +58,7 @@ class Opening:
     others: Tensor
 
 
-def opening(world: str, *, shape: tuple[int, ...], clip: float, batch: int, releases: int) -> Opening:
+def _opening(world: str, *, shape: tuple[int, ...], clip: float, batch: int, releases: int) -> Opening:
     """The rows of one of `WORLDS`, as `play` describes them."""
     direction = _direction(world, shape)
     far, zero = FAR * clip * direction, world == WORLDS[2]
@@ -70,7 +70,7 @@ def opening(world: str, *, shape: tuple[int, ...], clip: float, batch: int, rele
     )
 
 
-def needs(*, batch: int, releases: int, trials: int, clip: float) -> None:
+def _needs(*, batch: int, releases: int, trials: int, clip: float) -> None:
     """Refuses a game that cannot be played.
 
     Raises:
@@ -119,10 +119,45 @@ def play(
     Raises:
         BadSetting: for a batch of one row, or a mechanism that hands back another number of rows.
     """
-    needs(batch=batch, releases=releases, trials=trials, clip=clip)
+
+    def see(rows: Tensor, direction: Tensor, ids: Tensor, number: int) -> Tensor:
+        return _sent(send, rows, direction, ids, number, generator)
+
+    return played(
+        see, _statistics, shape=shape, clip=clip, batch=batch, releases=releases, trials=trials, worlds=worlds
+    )
+
+
+def played(
+    see: Callable[[Tensor, Tensor, Tensor, int], Tensor],
+    statistics: Callable[[Tensor, Tensor], Tensor],
+    *,
+    shape: tuple[int, ...],
+    clip: float,
+    batch: int,
+    releases: int,
+    trials: int,
+    worlds: Sequence[str],
+) -> Iterator[Played]:
+    """Both sides of each world, ``trials`` times, whatever the mechanism and the statistics.
+
+    Args:
+        see: of rows (B, *shape) with ids (B,), along a direction (*shape), at a release: S numbers (S,).
+        statistics: of what was seen (trials, T, S), and the row's signs (T,), to (trials, statistics).
+        shape: of one row.
+        clip: C.
+        batch: B, at least 2.
+        releases: T.
+        trials: of each side.
+        worlds: some of `WORLDS`.
+
+    Raises:
+        BadSetting: for a game that cannot be played.
+    """
+    _needs(batch=batch, releases=releases, trials=trials, clip=clip)
     first = 0
     for world in worlds:
-        told = opening(world, shape=shape, clip=clip, batch=batch, releases=releases)
+        told = _opening(world, shape=shape, clip=clip, batch=batch, releases=releases)
         sides = []
         for far in told.sides:
             rows, seen = told.others.clone(), []
@@ -131,9 +166,9 @@ def play(
                 first += batch
                 for number, sign in enumerate(told.signs):
                     rows[0] = sign * far
-                    seen.append(_sent(send, rows, told.direction, ids, number, generator))
+                    seen.append(see(rows.clone(), told.direction, ids, number))
             signs = torch.tensor(told.signs, dtype=torch.float64)
-            sides.append(_statistics(torch.stack(seen).view(trials, releases, batch + 1), signs))
+            sides.append(statistics(torch.stack(seen).view(trials, releases, -1), signs))
         yield Played(world, *sides)
 
 
@@ -153,7 +188,7 @@ def _sent(
 ) -> Tensor:
     """(B + 1,): what was sent of each row along the direction, and the energy of row 0."""
     with torch.no_grad():
-        out = send(inputs.clone(), ids, number, generator)
+        out = send(inputs, ids, number, generator)
     if len(out) != len(inputs):
         raise BadSetting(f"the mechanism was given {len(inputs)} rows and sent {len(out)}; it must keep every row")
     if out[0].numel() != direction.numel():

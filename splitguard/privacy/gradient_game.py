@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from splitguard.errors import BadSetting
-from splitguard.privacy.game import WORLDS, Played, needs, opening
+from splitguard.privacy.game import WORLDS, Played, played
 
 __all__ = ["GRADIENT_STATISTICS", "Step", "play_gradients"]
 
@@ -56,23 +56,13 @@ def play_gradients(
     Raises:
         BadSetting: for a batch of one row, or a mechanism that moves other weights.
     """
-    needs(batch=batch, releases=releases, trials=trials, clip=clip)
-    first = 0
-    for world in worlds:
-        told = opening(world, shape=shape, clip=clip, batch=batch, releases=releases)
-        sides = []
-        for far in told.sides:
-            rows, seen = told.others.clone(), []
-            for _ in range(trials):
-                ids = torch.arange(first, first + batch)
-                first += batch
-                for number, sign in enumerate(told.signs):
-                    rows[0] = sign * far
-                    moved = step(rows.clone(), ids, number, generator)
-                    seen.append(_seen(moved, told.direction))
-            signs = torch.tensor(told.signs, dtype=torch.float64)
-            sides.append(_statistics(torch.stack(seen).view(trials, releases, 3), signs))
-        yield Played(world, *sides)
+
+    def see(rows: Tensor, direction: Tensor, ids: Tensor, number: int) -> Tensor:
+        return _seen(step(rows, ids, number, generator), direction)
+
+    return played(
+        see, _statistics, shape=shape, clip=clip, batch=batch, releases=releases, trials=trials, worlds=worlds
+    )
 
 
 def _seen(moved: Tensor, direction: Tensor) -> Tensor:
