@@ -96,6 +96,8 @@ def test_accuracy_is_that_of_honest_training() -> None:
     active = measured(0, True, 0.5, active=True)
     (row,) = rows_of(replace(active, extra={"honest": {"values": {"accuracy": 0.9}, "extra": {}}}))
     assert row["accuracy"] == 0.9
+    (unknown,) = rows_of(active)
+    assert unknown["accuracy"] is None  # the honest training is not done yet, and the hijacked one is no answer
 
 
 def test_each_epsilon_is_told_with_what_it_is_about() -> None:

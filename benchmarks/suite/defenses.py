@@ -52,8 +52,8 @@ class _Found:
 
     def add(self, record: Record) -> None:
         """One record with a number, or with the reason why it has none."""
-        honest = record.honest() or record  # an attack that takes part in its own training says nothing of accuracy
-        self.guarantee = self.guarantee or _stated(honest.extra.get("guarantee_data", ()))
+        honest = record.honest()  # an attack that takes part in its own training says nothing of accuracy
+        self.guarantee = self.guarantee or _stated((honest or record).extra.get("guarantee_data", ()))
         value, twin = record.values.get("leakage"), record.cell.paired_key()
         if value is None:
             self.reason = record.reason
@@ -61,8 +61,8 @@ class _Found:
         kind = KINDS[not record.cell.adaptive]
         self.leakage[kind][twin] = float(value)
         self.beside[kind].append(_beside(record))
-        self.honest[twin] = {name: honest.values.get(name) for name in ACCURACIES}
-        self.chance = honest.extra.get("chance", self.chance)
+        self.honest[twin] = {name: None if honest is None else honest.values.get(name) for name in ACCURACIES}
+        self.chance = record.extra.get("chance", self.chance)
         self.limits.append({name: record.values.get(name) for name in LIMITS})
 
     def row(self) -> Row:
