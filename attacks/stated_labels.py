@@ -83,7 +83,6 @@ class StatedLabels(Attack):
         """(K,) float64, not normalised, and on how many auxiliary rows it was counted."""
         if self.prior == "uniform":
             return torch.ones(view.classes, dtype=torch.float64), 0
-        view.need(Sees.AUX)
         if bool(view.class_prior.isnan().any()):
             raise MissingKnowledge("stated-labels: prior: aux counts classes on auxiliary rows; this view has none")
         return view.class_prior.double(), len(view.aux)

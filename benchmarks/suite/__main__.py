@@ -2,8 +2,9 @@
 """Runs a matrix over the whole suite and writes its table.
 
 Run: ``python -m benchmarks.suite NAME``, where NAME is a matrix file here: ``attacks``, ``codebook`` and ``realism``
-take less than an hour on two cores each, ``defenses`` takes hours. ``--stored`` makes the table of the last run again.
-Tables are written to docs/NAME.md. The seeds are not those on which defaults were developed.
+take less than an hour on two cores each, ``defenses`` takes hours. ``--changed`` runs of the latter only those rows
+that are not stored yet, or of an earlier version; ``--stored`` makes the table of what is stored. Tables are written to
+docs/NAME.md. The seeds are not those on which defaults were developed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 from pathlib import Path
 
 from benchmarks.suite.attacks import attack_rows, attack_table
+from benchmarks.suite.changed import merge, narrow
 from benchmarks.suite.codebook import codebook_rows, codebook_table
 from benchmarks.suite.defense_page import defense_table
 from benchmarks.suite.defenses import defense_rows
@@ -37,13 +39,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/suite"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--stored", action="store_true")
+    parser.add_argument("--changed", action="store_true")
     settings = parser.parse_args()
+    if settings.changed and (settings.stored or settings.name != "defenses"):
+        parser.error("--changed is for defenses, and runs what --stored does not")
     rows_of, table = TABLES[settings.name]
     stored = HERE / "results" / f"{settings.name}.json"
     if not settings.stored:
-        results = Matrix.from_file(HERE / f"{settings.name}.yaml").run(settings.out / settings.name, jobs=settings.jobs)
+        matrix = Matrix.from_file(HERE / f"{settings.name}.yaml")
+        before = json.loads(stored.read_text(encoding="utf-8")) if settings.changed else []
+        order = narrow(matrix, before) if settings.changed else []
+        rows = rows_of(matrix.run(settings.out / settings.name, jobs=settings.jobs))
+        rows = merge(order, before, rows) if settings.changed else rows
         stored.parent.mkdir(exist_ok=True)
-        stored.write_text(json.dumps(rows_of(results), indent=1) + "\n", encoding="utf-8")
+        stored.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     text = table(json.loads(stored.read_text(encoding="utf-8")))
     (DOCS / f"{settings.name}.md").write_text(text, encoding="utf-8")
     print(text)

@@ -42,7 +42,8 @@ def better_than_blind(run: Run, goal: Goal) -> str:
             return found
         case Goal.LABELS:
             labels = session.truth(view.ids).labels
-            label = score_labels(guess.labels, guess.scores, labels, classes=view.classes, prior=view.class_prior)
+            prior = session.data.classes_prior
+            label = score_labels(guess.labels, guess.scores, labels, classes=view.classes, prior=prior)
             return _leaks(label.leakage, label.leakage_low, f"over {label.n} victims")
         case Goal.ATTRIBUTE:
             truth, aux, values = session.truth(view.ids).attributes, session.data.aux, view.attribute_classes

@@ -169,4 +169,6 @@ class Bench:
             "on_return": defense.on_return(smashed, labels, ctx, self.gen()),
         }
         out = [Tried(hook, smashed, got) for hook, got in tried.items()]
+        flat = smashed.flatten(1)
+        out.append(Tried("restored", flat, defense.restored(flat, flat, labels)))
         return [*out, Tried("on_labels", labels, defense.on_labels(labels, ctx, self.gen()))]

@@ -72,8 +72,6 @@ class View:
         phase: why the victims' rows were sent.
         ids: (N,) the victims, in the order in which a guess answers.
         input_shape, cut_shapes, classes: shapes without the batch, and the number of classes.
-        class_prior: (K,) class frequencies among the auxiliary rows; an attack that reads it declares AUX and counts
-            these rows, though scores are taken against it whoever attacks.
         adaptive: whether the attack may use what it knows of the defense.
         attribute_classes: how many values the rows' attributes have, where the data has any: ``aux.attributes`` are in
             0..attribute_classes-1.
@@ -91,7 +89,6 @@ class View:
     input_shape: tuple[int, ...]
     cut_shapes: tuple[tuple[int, ...], ...]
     classes: int
-    class_prior: Tensor
     defense: Defense
     models: Models
     adaptive: bool = True
@@ -99,6 +96,7 @@ class View:
     _releases: Releases | None = field(default=None, repr=False)
     _context: Releases | None = field(default=None, repr=False)
     _aux: Rows | None = field(default=None, repr=False)
+    _class_prior: Tensor | None = field(default=None, repr=False)
     _known: Known | None = field(default=None, repr=False)
     _inputs: Rows | None = field(default=None, repr=False)
     _candidates: Tensor | None = field(default=None, repr=False)
@@ -158,6 +156,11 @@ class View:
     def aux(self) -> Rows:
         """The attacker's own samples."""
         return self._read(Sees.AUX, self._aux, "auxiliary rows")
+
+    @property
+    def class_prior(self) -> Tensor:
+        """(K,): class frequencies among the attacker's own samples; NaN without any."""
+        return self._read(Sees.AUX, self._class_prior, "class prior")
 
     @property
     def known(self) -> Known:

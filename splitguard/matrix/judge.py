@@ -175,10 +175,11 @@ def _labels(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
     truth = session.truth(view.ids).labels
     labels = None if guess.labels is None else guess.labels.cpu()
     scores = None if guess.scores is None else guess.scores.cpu()
-    known: dict[str, Any] = {"classes": view.classes, "prior": view.class_prior, "seed": session.seed}
+    prior = session.data.classes_prior
+    known: dict[str, Any] = {"classes": view.classes, "prior": prior, "seed": session.seed}
     batches = batches_of(session, view) if view.classes == 2 and scores is not None else None
     score = score_labels(labels, scores, truth, batches=batches, **known)
-    arrays = {"truth_labels": truth.numpy(), "prior": view.class_prior.numpy()}
+    arrays = {"truth_labels": truth.numpy(), "prior": prior.numpy()}
     if labels is not None:
         arrays["guess_labels"] = labels.numpy()
     if scores is not None:

@@ -70,7 +70,7 @@ def stated_view(
     changed: dict[str, Any] = {**vars(full), "ids": ids.repeat_interleave(times), "labels": answers.flatten()}
     shuffled = Releases(**changed).where(torch.randperm(count * times, generator=draws))
     view.ids, view.labels, view.defense = ids, Labels.SENT, Law(law if known else None)
-    view.class_prior = torch.full((classes,), 1 / classes) if prior is None else prior
+    view._class_prior = torch.full((classes,), 1 / classes) if prior is None else prior
     view._releases, view._aux = shuffled, rows_of(smooth(7))
     return view
 
