@@ -24,7 +24,8 @@ class GradientCosine(Attack):
     with g_n the per-sample gradient at the cut. Under cross entropy and a linear tail ``g = W^T (p - y)``: it points
     away from the weights of its own class. ``rounds`` of spherical k-means then move each anchor to the direction of
     all that is nearest to it, the known samples always among them, because one sample is a noisy anchor. A class
-    without a known sample is guessed where a gradient points away from every anchor.
+    without a known sample is guessed where a gradient points away from every anchor. An attacker who knows the defense
+    takes g as `Defense.restored` gives it.
 
     Args:
         rounds: of k-means at most; it stops when no label changes. 0 is the nearest known sample.

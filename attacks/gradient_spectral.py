@@ -29,7 +29,8 @@ class GradientSpectral(Attack):
     with A the rows (N, D) of one epoch, centred, V_{K-1} their K - 1 largest right singular vectors (K class means span
     no more), and m_k the k-means centre that is matched to class k by the least distance to the known samples. With two
     classes that is one axis, cut in two. Directions come from the rows alone, so that one known sample a class, which
-    may be an odd one, only names a cluster and never shapes it.
+    may be an odd one, only names a cluster and never shapes it. An attacker who knows the defense takes gradients as
+    `Defense.restored` gives them.
 
     Args:
         of: ``gradients`` that the label owner returned; or the ``activations`` it is given by the network as deployed,

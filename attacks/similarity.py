@@ -30,6 +30,8 @@ class Similarity(Attack):
         spreading   score(n, k) = share of class k in the labels that flow to n over a graph of nearest neighbours;
                     where none arrives, that of the nearest known sample
 
+    An attacker who knows the defense takes g as `Defense.restored` gives it.
+
     Args:
         method: ``anchors`` needs no second row to resemble; ``k-means`` is least misled by an odd known sample;
             ``spreading`` follows classes that are no balls.

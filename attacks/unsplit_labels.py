@@ -34,7 +34,8 @@ class UnsplitLabels(Attack):
     label is that of the row of W next to a_n. The scores are minus these squared distances over ``||g_n||^2``.
 
     From g alone classes are identifiable only up to a permutation. So one row a class whose label is known names them,
-    and starts the clone. A class without a known row is guessed for no victim.
+    and starts the clone. A class without a known row is guessed for no victim. An attacker who knows the defense takes
+    g_n as `Defense.restored` gives it.
 
     Args:
         rounds: of labels and clone in turn, at most, for each power of time; it stops when no label changes.
