@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.suite.defense_page import LOSS, defense_table
+from benchmarks.suite.defense_page import LOSS, again_table, defense_table
 from benchmarks.suite.defenses import defense_rows
 from splitguard.matrix import Record
 from splitguard.matrix.cell import Plugin
@@ -184,3 +184,13 @@ def test_a_weak_attack_an_unusable_deployment_a_bound_and_the_steps_are_told() -
 def test_weakness_in_one_seed_of_several_is_told() -> None:
     seeds = [replace(r := measured(seed, True, 0.5), values={**r.values, "weak": seed == 1}) for seed in range(3)]
     assert "| 0.500 weak |" in defense_table(rows_of(*seeds))
+
+
+def test_rows_that_were_run_again_have_the_same_lines() -> None:
+    rows = rows_of(*three((0.2, 0.3, 0.4), (0.25, 0.35, 0.45)))
+    shown, first = again_table(rows), defense_table(rows)
+    lines = [line for line in shown.splitlines() if "white-box-inversion" in line]
+    assert len(lines) == 1
+    assert "-0.050 !" in lines[0]
+    assert lines[0] in first.splitlines()
+    assert "Limits of at least -0.02: 0 of 1." in shown

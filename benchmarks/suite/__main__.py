@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a matrix over the whole suite and writes its table.
 
-Run: ``python -m benchmarks.suite NAME``, where NAME is a matrix file here: ``attacks``, ``codebook`` and ``realism``
-take less than an hour on two cores each, ``defenses`` takes hours. ``--changed`` runs of the latter only those rows
-that are not stored yet, or of an earlier version; ``--stored`` makes the table of what is stored. Tables are written to
-docs/NAME.md. The seeds are not those on which defaults were developed.
+Run: ``python -m benchmarks.suite NAME``, where NAME is a matrix file here: ``defenses`` takes hours on two cores, the
+others about one or less each. ``--changed`` runs of ``defenses`` and ``again`` only those rows that are not stored yet,
+or of an earlier version; ``--stored`` makes the table of what is stored. Tables are written to docs/NAME.md. The seeds
+are not those on which defaults were developed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.suite.attacks import attack_rows, attack_table
 from benchmarks.suite.changed import merge, narrow
 from benchmarks.suite.codebook import codebook_rows, codebook_table
-from benchmarks.suite.defense_page import defense_table
+from benchmarks.suite.defense_page import again_table, defense_table
 from benchmarks.suite.defenses import defense_rows
 from benchmarks.suite.realism import realism_rows, realism_table
 from splitguard.matrix import Matrix
@@ -25,6 +25,7 @@ HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 #: Each table: rows from a run, and Markdown from rows.
 TABLES = {
+    "again": (defense_rows, again_table),
     "attacks": (attack_rows, attack_table),
     "codebook": (codebook_rows, codebook_table),
     "defenses": (defense_rows, defense_table),
@@ -41,13 +42,13 @@ def main() -> None:
     parser.add_argument("--stored", action="store_true")
     parser.add_argument("--changed", action="store_true")
     settings = parser.parse_args()
-    if settings.changed and (settings.stored or settings.name != "defenses"):
-        parser.error("--changed is for defenses, and runs what --stored does not")
     rows_of, table = TABLES[settings.name]
+    if settings.changed and (settings.stored or rows_of is not defense_rows):
+        parser.error("--changed is for defenses and again, and runs what --stored does not")
     stored = HERE / "results" / f"{settings.name}.json"
     if not settings.stored:
         matrix = Matrix.from_file(HERE / f"{settings.name}.yaml")
-        before = json.loads(stored.read_text(encoding="utf-8")) if settings.changed else []
+        before = json.loads(stored.read_text(encoding="utf-8")) if settings.changed and stored.exists() else []
         order = narrow(matrix, before) if settings.changed else []
         rows = rows_of(matrix.run(settings.out / settings.name, jobs=settings.jobs))
         rows = merge(order, before, rows) if settings.changed else rows
