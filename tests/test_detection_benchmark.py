@@ -35,6 +35,8 @@ def test_the_table() -> None:
     ]
     assert "2,000 training rows" in page
     assert "256 steps" in page
+    assert "seeds 7 to 9." in page
+    assert "seeds 7, 9." in table({"rows": 2000, "steps": 256, "seeds": [7, 9], "sessions": []})
 
 
 def test_every_detector_meets_both_servers_on_every_seed() -> None:

@@ -24,8 +24,8 @@ __all__ = ["Estimate", "Stopwatch", "duration"]
 
 #: Scoring one guess (LPIPS, re-identification, intervals) and opening its session, in seconds.
 SCORING = 1.0
-#: Steps that an attack without a setting ``steps`` is taken to need.
-STEPS = 200
+#: How many training steps one of an attack is as dear as: it has networks of its own, and some of it is tuning.
+DEAR = 5
 
 
 @dataclass(frozen=True)
@@ -70,37 +70,56 @@ class Stopwatch:
         self._steps: dict[str, float] = {}
 
     def estimate(
-        self, trainings: Iterable[Cell], attacks: Iterable[Cell], measured: Mapping[str, float], jobs: int
+        self,
+        trainings: Iterable[Cell],
+        attacks: Iterable[Cell],
+        riders: Iterable[Cell],
+        measured: Mapping[str, float],
+        jobs: int,
     ) -> Estimate:
         """The work of these trainings and attacks.
 
         Args:
             trainings: one cell each.
             attacks: one cell for each attack and phase.
+            riders: likewise, attacks that take part in a training or watch it.
             measured: seconds that attacks took before, by their name.
             jobs: how many run side by side.
         """
+        work = [(cell, self._attack) for cell in attacks] + [(cell, self._rider) for cell in riders]
         return Estimate(
             sum(map(self.training, trainings)),
-            sum(measured[c.attack.name] if c.attack.name in measured else self._attack(c) for c in attacks),
+            sum(measured[c.attack.name] if c.attack.name in measured else seconds(c) for c, seconds in work),
             jobs,
         )
 
     def training(self, cell: Cell) -> float:
         """Seconds of one training."""
         settings = cell.training
-        steps = settings["epochs"] * cell.data["train"] / settings["batch_size"]
+        steps = _steps(cell)
         if settings["head"] == "frozen":
             before = settings["epochs"] if settings["pretrain_epochs"] is None else settings["pretrain_epochs"]
             steps += before * cell.data["aux"] / settings["batch_size"]
         return float(steps) * self._step(cell)
 
     def _attack(self, cell: Cell) -> float:
-        """An attack's steps on all its victims at once, each as dear as a training step on as many rows."""
-        steps = cell.attack.settings.get("steps", STEPS)
+        """An attack's steps on all its victims at once, each as dear as `DEAR` training steps on as many rows.
+
+        One without a setting ``steps`` is taken to read its answer off.
+        """
         victims = max(cell.data["victims"].values(), default=0)
         rows = victims / cell.training["batch_size"]
-        return SCORING + float((steps if isinstance(steps, int) else STEPS) * rows) * self._step(cell)
+        return SCORING + float(_setting(cell, "steps") * rows) * DEAR * self._step(cell)
+
+    def _rider(self, cell: Cell) -> float:
+        """One that learns with each training step, and then goes on by itself; each step as dear as `DEAR` of these.
+
+        Where there is a ``finish``, ``steps`` are those with each training step, else those after the last.
+        """
+        names = ("finish", "decode") if "finish" in cell.attack.settings else ("steps",)
+        beside = _setting(cell, "steps", 1) if "finish" in names else 1
+        after = sum(_setting(cell, name) for name in names)
+        return SCORING + (_steps(cell) * beside + after) * DEAR * self._step(cell)
 
     def _step(self, cell: Cell) -> float:
         size = cell.training["batch_size"]
@@ -109,6 +128,17 @@ class Stopwatch:
             network, shape = self._network(cell)
             self._steps[name] = _seconds_a_step(network, shape, size, cell.training["threads"])
         return self._steps[name]
+
+
+def _steps(cell: Cell) -> float:
+    """Of training, on private rows."""
+    return float(cell.training["epochs"] * cell.data["train"] / cell.training["batch_size"])
+
+
+def _setting(cell: Cell, name: str, otherwise: int = 0) -> int:
+    """A whole number among the attack's settings."""
+    found = cell.attack.settings.get(name)
+    return found if isinstance(found, int) else otherwise
 
 
 def _seconds_a_step(network: nn.Module, shape: tuple[int, ...], size: int, threads: int) -> float:

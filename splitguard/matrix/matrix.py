@@ -67,7 +67,8 @@ class Matrix:
         ridden = [rider for t in plan.trainings for rider in t.riders]
         plan.estimate = Stopwatch(self._network).estimate(
             [t.cell for t in plan.trainings],
-            [*(cell for cell, _ in plan.attacks), *ridden],
+            [cell for cell, _ in plan.attacks],
+            ridden,
             self._measured(store),
             jobs,
         )

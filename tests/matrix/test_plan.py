@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from splitguard.matrix import Cell, Matrix, MatrixError
+from splitguard.matrix.estimate import SCORING
 from tests.matrix.toys import QUICK
 
 NOISE = {**QUICK, "attack": "toy-noise"}
@@ -203,6 +204,17 @@ def test_the_plan_says_how_long_it_takes_roughly() -> None:
     longer = Matrix({**NOISE, "train": {**QUICK["train"], "epochs": 50}}).plan(jobs=1)
     assert longer.estimate is not None
     assert longer.estimate.training > 5 * one.estimate.training
+
+
+def test_an_attack_beside_the_session_takes_longer_where_that_is_longer_and_one_after_it_does_not() -> None:
+    def seconds(attack: str, epochs: int) -> float:
+        train = {**QUICK["train"], "epochs": epochs}
+        estimate = Matrix({**NOISE, "attack": attack, "profile": "active", "train": train}).plan().estimate
+        assert estimate is not None
+        return estimate.attacks
+
+    assert seconds("pcat", 5000) > 5 * seconds("pcat", 1)
+    assert seconds("candidate-match", 5000) == seconds("candidate-match", 1) == 2 * SCORING  # members and queries
 
 
 def test_rows_sent_once_are_a_training_of_their_own_and_change_no_other_key() -> None:
