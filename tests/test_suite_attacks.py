@@ -98,6 +98,9 @@ def test_the_readme_quotes_the_codebooks_rows() -> None:
     ]:
         (row,) = (r for r in rows if (r["aux"], r["labelled"], r["defense"]) == (aux, labelled, defense))
         assert f"{row[column]:.3f}".removeprefix("0") in passage
+    assert "against 20, 50 or 200 of them it is nowhere clearly better" in passage
+    assert not [r for r in rows if r["labelled"] and r["defense"].startswith("codebook") and r["gain_at_least"] > 0]
+    assert {r["aux"] for r in rows if r["labelled"]} == {20, 50, 200, 2000}
 
 
 @pytest.mark.parametrize("name", STORED)
