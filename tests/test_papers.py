@@ -63,6 +63,15 @@ def wheres(claim: dict[str, Any]) -> list[dict[str, Any]]:
     )
 
 
+def test_words_are_those_of_the_file_where_it_asks_for_the_same_numbers_and_else_those_of_the_run() -> None:
+    result = stored("li2022-marvell")
+    assert result is not None
+    later = result | {"differs": "said when it was run"}
+    assert "said when it was run" not in table("li2022-marvell", later)
+    assert "two of the five trainings" in table("li2022-marvell", later)
+    assert "said when it was run" in table("li2022-marvell", later | {"file": "of another matrix"})
+
+
 def test_a_paper_whose_data_are_not_at_hand_is_said_and_its_stored_result_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

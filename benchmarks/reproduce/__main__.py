@@ -91,11 +91,12 @@ def stored(name: str) -> dict[str, Any] | None:
 
 
 def table(name: str, result: dict[str, Any] | None) -> str:
-    """One paper as a Markdown section."""
+    """One paper as a Markdown section; in today's words, where the file says the same as when it was run."""
+    paper = yaml.safe_load((PAPERS / f"{name}.yaml").read_text(encoding="utf-8"))
     if result is None:
-        paper = yaml.safe_load((PAPERS / f"{name}.yaml").read_text(encoding="utf-8"))
         return f"## {name}\n\n{paper['paper']}. Not run."
-    lines = [f"## {name}", "", f"{result['paper']}. {result['differs'].strip()}", ""]
+    words = paper if result.get("file") == _digest(name) else result
+    lines = [f"## {name}", "", f"{words['paper']}. {words['differs'].strip()}", ""]
     if outdated(name, result):
         lines += ["**Of an earlier version of this file or of its attacks: to be run again.**", ""]
     lines += [
