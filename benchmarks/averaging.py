@@ -36,6 +36,8 @@ from splitguard.metrics import ssim
 from splitguard.models import make_model
 
 SIGMA, TIMES, EPOCHS, MARGIN = 1.0, (1, 4, 16), 6, -0.02
+#: The attacks and defenses whose versions a stored result is of.
+USED = ("white-box-inversion", "noise")
 ROWS = {"train": 2000, "test": 500, "aux": 500, "victims": {"member": 32, "query": 2}}
 
 
@@ -128,7 +130,7 @@ def main() -> int:
         "margin": MARGIN,
         "met": met,
     }
-    write(options.out, results)
+    write(options.out, {"seeds": options.seeds, **results}, USED)
     return 0 if met else 1
 
 

@@ -37,6 +37,8 @@ from splitguard.seeding import generator
 
 __all__ = ["games"]
 
+#: The attacks and defenses whose versions a stored result is of.
+USED = ("dp-sgd-head",)
 GROUPS = ("smashed data", "dp-sgd-head")
 Game = tuple[str, str, bool, Callable[[], Estimate]]
 
@@ -84,7 +86,7 @@ def main() -> None:
         "trials": options.trials,
     }  # fmt: skip
     seconds = {group: sum(game["seconds"] for game in each) for group, each in found.items()}
-    write(options.out, {"what": what, "seconds": seconds, "games": found})
+    write(options.out, {"what": what, "seconds": seconds, "games": found}, USED)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,13 @@ A test holds the page against what this writes.
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.versions import changed
 
 __all__ = ["page"]
 
@@ -159,6 +162,8 @@ CLAIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
 }
 
 
+#: Said of a number that is not today's.
+STALE = " (of an earlier version of the attack or of the defense: to be run again)"
 #: The commands that are not the name of the stored result.
 COMMANDS = {"inversion": "inversion --tv 10 1", "reference_unsplit_conv2": "reference_unsplit --cut conv2"}
 
@@ -168,9 +173,20 @@ def page() -> str:
     lines = []
     for name, (title, told) in CLAIMS.items():
         path = STORED / f"{name}.json"
-        found = told(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else "not run yet"
+        result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        found = "not run yet" if result is None else told(result) + (STALE if outdated(name, result) else "")
         lines.append(f"| {title} | {found} | `python -m benchmarks.{COMMANDS.get(name, name)}` |\n")
     return INTRODUCTION + "".join(lines)
+
+
+def outdated(name: str, result: Result) -> bool:
+    """Whether an attack or a defense that was measured has another version by now; one without a record had its first.
+
+    A benchmark names in ``USED`` those that its numbers depend on.
+    """
+    module = importlib.import_module(f"benchmarks.{COMMANDS.get(name, name).split()[0]}")
+    first: dict[str, int] = dict.fromkeys(getattr(module, "USED", ()), 1)
+    return bool(changed(first | result.get("versions", {})))
 
 
 def main() -> None:

@@ -28,6 +28,8 @@ from splitguard.engine.training import Training
 from splitguard.metrics import auc
 from splitguard.models import make_model
 
+#: The attacks and defenses whose versions a stored result is of.
+USED = ("gradient-norm",)
 #: The rare class: shirts, the class that is told from the others worst.
 RARE = 6
 #: Rows a class whose labels the attacker knows: they fix the sign of its scores, and one may be an odd one.
@@ -76,7 +78,7 @@ def main() -> None:
         rows.append({"epoch": epoch, **means, "by_seed": by_seed})
         print({name: round(value, 3) for name, value in {"epoch": epoch, **means}.items()}, flush=True)
     what = f"shirts against the rest of Fashion-MNIST, {options.rows} rows, LeNet, conv2, seeds {options.seeds}"
-    write(options.out, {"what": what, "published_batches_95": PUBLISHED, "epochs": rows})
+    write(options.out, {"what": what, "published_batches_95": PUBLISHED, "epochs": rows}, USED)
 
 
 if __name__ == "__main__":

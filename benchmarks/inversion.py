@@ -36,6 +36,8 @@ from splitguard.metrics import psnr, ssim
 from splitguard.models import make_model
 from splitguard.models._normalise import IMAGENET
 
+#: The attacks and defenses whose versions a stored result is of.
+USED = ("white-box-inversion",)
 CUT = "relu22"
 PAPER = {"psnr": 19.47, "ssim": 0.694}
 LIMIT = 1 / 20
@@ -148,7 +150,7 @@ def main() -> int:
         "limit": LIMIT,
         "met": met,
     }
-    write(settings.out, results)
+    write(settings.out, results, USED)
     return 0 if met else 1
 
 

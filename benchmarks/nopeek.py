@@ -23,6 +23,8 @@ from splitguard.engine.training import Training
 from splitguard.metrics import dcor, ssim
 from splitguard.models import make_model
 
+#: The attacks and defenses whose versions a stored result is of.
+USED = ("white-box-inversion", "nopeek")
 WEIGHTS = (0.0, 0.1, 0.5, 2.0, 8.0, 32.0)
 ROWS = {"train": 4000, "test": 2000, "aux": 1000, "victims": {"member": 2, "query": 64}}
 
@@ -58,7 +60,7 @@ def main() -> None:
         for name, values in zip(("dcor", "accuracy", "ssim"), found.T, strict=True):
             row[name] = {"mean": float(values.mean()), "least": float(values.min()), "most": float(values.max())}
         rows.append(row)
-    write(options.out, {"what": "NoPeek by weight", "seeds": options.seeds, "rows": rows})
+    write(options.out, {"what": "NoPeek by weight", "seeds": options.seeds, "rows": rows}, USED)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,14 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from scipy.stats import binom
+
+from benchmarks.versions import named
 
 __all__ = ["paired", "write"]
 
@@ -66,10 +68,13 @@ def _ranks(count: int) -> tuple[int, int]:
     return low, count - 1 - low
 
 
-def write(path: Path | None, results: dict[str, Any]) -> None:
-    """Prints the results as JSON, with the machine they were measured on, and writes them if a path is given."""
+def write(path: Path | None, results: dict[str, Any], used: Iterable[str] = ()) -> None:
+    """Prints the results as JSON and writes them if a path is given.
+
+    With them stand the machine they were measured on, and the versions of the attacks and defenses ``used``.
+    """
     machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "machine": platform.machine()}
-    text = json.dumps({"on": machine, **results}, indent=1)
+    text = json.dumps({"on": machine, "versions": named(*used), **results}, indent=1)
     print(text)
     if path is not None:
         path.write_text(text + "\n")

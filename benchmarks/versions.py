@@ -8,12 +8,18 @@ from collections.abc import Iterable, Mapping
 from splitguard.api import ATTACKS, DEFENSES
 from splitguard.matrix import Cell
 
-__all__ = ["changed", "versions"]
+__all__ = ["changed", "named", "versions"]
 
 
 def versions(cells: Iterable[Cell]) -> dict[str, int]:
     """Of the attacks and defenses of these cells."""
     return {part.name: part.version for cell in cells for part in (cell.attack, *cell.defense)}
+
+
+def named(*names: str) -> dict[str, int]:
+    """Of the attacks and defenses of these names."""
+    found = {name: registry.get(name) for registry in (ATTACKS, DEFENSES) for name in names if name in registry}
+    return {name: int(getattr(part, "version", 0)) for name, part in found.items()}
 
 
 def changed(stored: Mapping[str, int]) -> list[str]:

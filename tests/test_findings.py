@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import evidence
 from benchmarks.findings import table
+from benchmarks.versions import named
 from splitguard.api import Party, Profile
 from splitguard.matrix import COLUMNS, SUMMARY_COLUMNS
 
@@ -21,6 +22,14 @@ def test_the_readme_shows_the_stored_run() -> None:
 
 def test_the_page_of_evidence_shows_the_stored_results() -> None:
     assert evidence.DOCS.read_text(encoding="utf-8") == evidence.page()
+
+
+def test_a_number_of_an_earlier_version_is_marked() -> None:
+    now = named("white-box-inversion", "nopeek")
+    assert not evidence.outdated("nopeek", {"versions": now})
+    assert evidence.outdated("nopeek", {"versions": now | {"white-box-inversion": now["white-box-inversion"] - 1}})
+    assert evidence.outdated("nopeek", {})  # the attack has had others since its first
+    assert not evidence.outdated("engine", {})
 
 
 def test_the_guide_to_the_results_names_every_column() -> None:

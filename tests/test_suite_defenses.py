@@ -194,3 +194,11 @@ def test_rows_that_were_run_again_have_the_same_lines() -> None:
     assert "-0.050 !" in lines[0]
     assert lines[0] in first.splitlines()
     assert "Limits of at least -0.02: 0 of 1." in shown
+
+
+def test_rows_of_one_deployment_that_are_of_two_trainings_are_told() -> None:
+    one = rows_of(measured(0, True, 0.5))[0]
+    assert "more than one run" not in defense_table([one, dict(one, attack="b")])
+    assert "in 1 of the deployments" in defense_table([one, dict(one, attack="b", accuracy=0.81)])
+    assert "more than one run" not in defense_table([one, dict(one, defense="b", accuracy=0.81)])
+    assert "more than one run" not in defense_table([one, dict(one, attack="b", accuracy=None)])

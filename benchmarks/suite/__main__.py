@@ -2,9 +2,8 @@
 """Runs a matrix over the whole suite and writes its table.
 
 Run: ``python -m benchmarks.suite NAME``, where NAME is a matrix file here: ``defenses`` takes hours on two cores, the
-others about one or less each. ``--changed`` runs of ``defenses`` and ``again`` only those rows that are not stored yet,
-or of an earlier version; ``--stored`` makes the table of what is stored. Tables are written to docs/NAME.md. The seeds
-are not those on which defaults were developed.
+others about one or less each. ``--stored`` makes the table of the last run again. Tables are written to docs/NAME.md.
+The seeds are not those on which defaults were developed.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import json
 from pathlib import Path
 
 from benchmarks.suite.attacks import attack_rows, attack_table
-from benchmarks.suite.changed import merge, narrow
 from benchmarks.suite.codebook import codebook_rows, codebook_table
 from benchmarks.suite.defense_page import again_table, defense_table
 from benchmarks.suite.defenses import defense_rows
@@ -40,20 +38,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/suite"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--stored", action="store_true")
-    parser.add_argument("--changed", action="store_true")
     settings = parser.parse_args()
     rows_of, table = TABLES[settings.name]
-    if settings.changed and (settings.stored or rows_of is not defense_rows):
-        parser.error("--changed is for defenses and again, and runs what --stored does not")
     stored = HERE / "results" / f"{settings.name}.json"
     if not settings.stored:
-        matrix = Matrix.from_file(HERE / f"{settings.name}.yaml")
-        before = json.loads(stored.read_text(encoding="utf-8")) if settings.changed and stored.exists() else []
-        order = narrow(matrix, before) if settings.changed else []
-        rows = rows_of(matrix.run(settings.out / settings.name, jobs=settings.jobs))
-        rows = merge(order, before, rows) if settings.changed else rows
+        results = Matrix.from_file(HERE / f"{settings.name}.yaml").run(settings.out / settings.name, jobs=settings.jobs)
         stored.parent.mkdir(exist_ok=True)
-        stored.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        stored.write_text(json.dumps(rows_of(results), indent=1) + "\n", encoding="utf-8")
     text = table(json.loads(stored.read_text(encoding="utf-8")))
     (DOCS / f"{settings.name}.md").write_text(text, encoding="utf-8")
     print(text)

@@ -46,6 +46,10 @@ with the largest mean leakage. Of inputs and labels it is chosen on one half of 
 that numbers may differ from those below. No gap of single attacks need be that of the strongest.
 """
 
+PARTED = """
+Rows were measured in more than one run, on machines whose rounding differs: in {} of the deployments rows are of more
+than one training, with other accuracies. Compare within a row.
+"""
 AGAIN = f"""
 # Marked rows on fresh seeds
 
@@ -65,12 +69,14 @@ def defense_table(rows: Sequence[Row]) -> str:
     """Markdown: leakage to attackers who know the defense beside leakage to those who do not."""
     measured = [row for row in rows if row["adaptive"] is not None or row["static"] is not None]
     gaps = [row for row in rows if row["gap_at_least"] is not None]
+    parted = sum(len({row["accuracy"] for row in own} - {None}) > 1 for own in _deployments(measured))
     lines = [
         "# Every defense against its breakers",
         "",
         *_headline(gaps),
         *_headline_of_the_strongest(measured),
         INTRODUCTION,
+        *([PARTED.format(parted).lstrip()] if parted else []),
         STRONGEST.strip(),
         "",
         *_strongest(measured),
@@ -139,6 +145,14 @@ def _by(rows: Sequence[Row], kind: str) -> str:
     if best is None:
         return ""
     return f"{number(_told(best, kind))} by {best['attack']}{', weak' if _of(best, kind, 'weak') else ''}"
+
+
+def _deployments(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of each training: honest ones are shared."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["defense"], _place(row)), []).append(row)
+    return list(groups.values())
 
 
 def _together(rows: Sequence[Row]) -> list[list[Row]]:

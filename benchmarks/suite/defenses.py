@@ -17,10 +17,8 @@ from splitguard.matrix.summary import USABLE_ABOVE_CHANCE
 from splitguard.metrics import paired_difference
 from splitguard.privacy import verdict
 
-__all__ = ["KINDS", "NAMES", "defense_rows", "row_key"]
+__all__ = ["KINDS", "defense_rows"]
 
-#: What tells one row from another.
-NAMES = ("mode", "labels", "cut", "task", "defense", "attack", "goal")
 #: Whether an attacker knows the defense.
 KINDS = ("adaptive", "static")
 #: Of honest training: with the defense, what it costs against none, and what auxiliary rows alone teach.
@@ -97,14 +95,11 @@ def defense_rows(results: Results) -> list[Row]:
     found: dict[tuple[str, ...], _Found] = {}
     for record in results.records:
         if record.phase == "training":
-            found.setdefault(row_key(record.cell), _Found(record.cell)).add(record)
-    return [dict(zip(NAMES, key, strict=True)) | of.row() for key, of in found.items()]
-
-
-def row_key(cell: Cell) -> tuple[str, ...]:
-    """`NAMES` of the row that a cell belongs to."""
-    cuts = "..".join(cell.cuts)
-    return cell.mode, cell.labels, cuts, _task(cell), cell.defended(), str(cell.attack), cell.goal
+            cell = record.cell
+            key = (cell.mode, cell.labels, "..".join(cell.cuts), _task(cell), cell.defended(), str(cell.attack))
+            found.setdefault((*key, cell.goal), _Found(cell)).add(record)
+    names = ("mode", "labels", "cut", "task", "defense", "attack", "goal")
+    return [dict(zip(names, key, strict=True)) | of.row() for key, of in found.items()]
 
 
 def _task(cell: Cell) -> str:
