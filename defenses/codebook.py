@@ -134,7 +134,7 @@ class Codebook(Defense):
             T=max(deployment.releases.get(Phase.TRAINING, 0), 1),
             adversary=adversary(deployment.mode),
             mechanism=(
-                f"{self.parts} x {len(self._books[0].words)} words of a public codebook and subset selection, "
+                f"{self.parts} x {len(self._books[0].words)} words of a public codebook and {self._response.told}, "
                 "answered once for each row and remembered"
             ),
             exclusions=(label_clause(deployment.labels),),

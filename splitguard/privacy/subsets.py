@@ -49,6 +49,11 @@ class SubsetResponse:
         return max(1, round(self.words / (math.exp(self.epsilon) + 1)))
 
     @property
+    def told(self) -> str:
+        """Its name, for statements."""
+        return "k-ary randomised response" if self.size == 1 else f"subset selection of {self.size} words"
+
+    @property
     def keep(self) -> float:
         """The probability that the answer holds the word: ``d e^epsilon / (d e^epsilon + k - d)``."""
         return 1 / (1 + (self.words - self.size) / self.size * math.exp(-self.epsilon))

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -80,6 +81,25 @@ def test_queries_and_training_of_one_row_share_its_answer() -> None:
     gen, ids = generator(0, "x"), torch.arange(4)
     sent = defense.on_send(centres, context(ids), gen)
     assert torch.equal(sent, defense.on_send(centres, Context(ids, 0, 0, 0, Phase.QUERY), gen))
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "words", "size"), [(2.0, 4, 1), (2.0, 13, 2), (1.0, 16, 4)], ids=["response", "two", "four"]
+)
+def test_the_answer_is_as_large_as_tells_most_and_the_statement_names_it(epsilon: float, words: int, size: int) -> None:
+    """The size is Ye and Barg's, k / (e^epsilon + 1); the mean of the words under the answer is computed by hand."""
+    defense = Codebook(epsilon=epsilon, words=words, space="plain")
+    rows = torch.randn(40, 6, generator=generator(0, "rows"))
+    defense.bind(deployment(rows))
+    answers = defense._draw(defense._nearest(rows), generator(0, "answers"))
+    assert answers.shape == (40, 1, size)
+    [stated] = defense.privacy()
+    assert ("k-ary randomised response" if size == 1 else f"subset selection of {size} words") in stated.mechanism
+    book, likely = defense._books[0].words, math.exp(epsilon)
+    inside = torch.zeros(40, words, dtype=torch.float64).scatter_(1, answers[:, 0], 1.0)
+    weights = 1 + (likely - 1) * inside
+    wanted = (weights / weights.sum(1, keepdim=True)) @ book
+    torch.testing.assert_close(defense._sent(answers, rows.double()), wanted)
 
 
 @pytest.mark.parametrize(("epsilon", "parts"), [(1.0, 1), (3.0, 2)])
