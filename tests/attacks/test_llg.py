@@ -219,7 +219,7 @@ def test_batches_of_real_training(every: Any) -> None:
     for layer in last_layers(view):
         truth = counted(session.truth(layer.ids).labels, 3)
         right += int(torch.minimum(attack.counts(layer, gen()), truth).sum())
-        blind += int(torch.minimum((view.class_prior * len(layer.ids)).round().long(), truth).sum())
+        blind += int(torch.minimum((session.data.classes_prior * len(layer.ids)).round().long(), truth).sum())
     assert right / 60 >= {1: 0.95, 2: 0.85, "epoch": 0.8}[every]
     if every == 1:
         assert right > blind + 5
