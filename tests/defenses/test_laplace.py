@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
@@ -43,12 +43,14 @@ def test_the_clip_in_closed_form() -> None:
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.floats(1e-3, 1e3), st.integers(0, 2**31))
+@example([5, 5, 5, 5], 1.0, 856835)
 def test_rows_of_any_shape_are_clipped_in_l1_and_alone(shape: list[int], clip: float, seed: int) -> None:
     given = 10 * torch.randn(4, *shape, generator=torch.Generator().manual_seed(seed))
     got = clip_rows(given, clip, order=1)
     norms = given.double().abs().flatten(1).sum(1)
     kept = got.double().abs().flatten(1).sum(1)
-    torch.testing.assert_close(kept, norms.clamp(max=clip), rtol=1e-6, atol=0)
+    # The norm of a row is a sum of float32, here of up to 625.
+    torch.testing.assert_close(kept, norms.clamp(max=clip), rtol=16 * torch.finfo(torch.float32).eps, atol=0)
     assert all(torch.equal(got[i : i + 1], clip_rows(given[i : i + 1], clip, order=1)) for i in range(4))
 
 
