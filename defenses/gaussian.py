@@ -69,7 +69,7 @@ class Gaussian(NoisyRelease):
     phases: tuple[Protected, ...] = PHASES
     adjacency: privacy.Adjacency = "replace-one"
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = "Titcombe et al., Practical defences against model inversion attacks, 2021"
     null: ClassVar[Mapping[str, Any] | None] = {"sigma": 0.0, "clip": "none"}
     breakers = ("candidate-match", "white-box-inversion", "inverse-network")

@@ -75,7 +75,7 @@ class GradientNoise(Defense):
     _ledger: privacy.Ledger | None = field(default=None, init=False, repr=False, compare=False)
     _guarantee: Guarantee | None = field(default=None, init=False, repr=False, compare=False)
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = "Li et al., Label leakage and protection in two-party split learning, ICLR 2022"
     per_sample: ClassVar[bool] = True
     acts: ClassVar[str] = "gradients"

@@ -67,6 +67,7 @@ class Laplace(NoisyRelease):
     phases: tuple[Protected, ...] = PHASES
     adjacency: privacy.Adjacency = "replace-one"
 
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Dwork et al., Calibrating noise to sensitivity in private data analysis, TCC 2006"
     null: ClassVar[Mapping[str, Any] | None] = {"scale": 0.0, "clip": "none"}
     breakers = ("candidate-match", "white-box-inversion", "inverse-network")

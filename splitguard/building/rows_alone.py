@@ -38,14 +38,15 @@ def clip_rows(rows: Tensor, clip: float, *, order: int = 2) -> Tensor:
         order: of the norm, 2 or 1. Rows are shortened, not projected: their direction stays in either norm.
 
     Returns:
-        In float32 or wider. Rows within the clip keep every bit; the others have norm C up to rounding, a few parts in
-        1e7. Adding noise before rounding to a shorter type keeps that rounding out of the sensitivity.
+        In float32 or wider. Rows within the clip keep every bit; the others have norm C up to the rounding of each
+        coordinate, 1e-7 of C, as the norm is summed in float64. Adding noise before rounding to a shorter type keeps
+        that rounding out of the sensitivity.
     """
     if math.isinf(clip):
         return rows
     # C / C is exactly 1, so short rows are untouched, and a norm of 0 is never divided by.
-    factor = clip / row_norms(rows, order=order).clamp(min=clip)
-    return _wide(rows) * factor.view(-1, *[1] * (rows.dim() - 1))
+    wide, factor = _wide(rows), clip / row_norms(rows.double(), order=order).clamp(min=clip)
+    return wide * factor.to(wide).view(-1, *[1] * (rows.dim() - 1))
 
 
 def aux_smashed(deployment: Deployment) -> Iterator[Tensor]:
