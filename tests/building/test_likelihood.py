@@ -22,7 +22,7 @@ LINEAR = (nn.Flatten(), nn.Linear(64, 80))
 
 def by_loop(view: View, inputs: Tensor, variance: Tensor, made_by: Sequence[nn.Module]) -> Tensor:
     """Every release by itself, nothing averaged."""
-    rows, out = view.releases, torch.zeros(len(view.ids))
+    rows, out = view.releases, inputs.new_zeros(len(view.ids))
     for e in range(len(rows)):
         n = int(rows.ids[e]) - 100
         made = view.defense.mean_release(made_by[int(rows.head[e])](inputs[n : n + 1]))
@@ -32,18 +32,17 @@ def by_loop(view: View, inputs: Tensor, variance: Tensor, made_by: Sequence[nn.M
 
 @pytest.mark.parametrize("made_by", [[[0, 1, 2], [1, 2, 3], [0, 2, 3]], [[0, 0, 2], [1, 1, 1], [3]], [[2], [2], [2]]])
 def test_the_misfit_is_the_sum_over_all_releases_up_to_what_no_input_changes(made_by: list[list[int]]) -> None:
-    made, x = convs(4), smooth(3)
-    view = sent_view(x, made, made_by, defense=Noise(0.3))
+    # In float64, because two misfits may be nearly the same.
+    made, x = [head.double() for head in convs(4)], smooth(3).double()
+    view = sent_view(x, made, made_by, defense=Noise(0.3), aux=smooth(40, seed=50).double())
     likelihood = JointLikelihood.of(view, releases=8)
     misfit, variance = likelihood.misfit(0.5), (likelihood.noise + 0.5 * likelihood.signal).expand(3, 2, 2)
-    one, two = smooth(3, seed=4), smooth(3, seed=8)
+    one, two = smooth(3, seed=4).double(), smooth(3, seed=8).double()
     ours = misfit(one) - misfit(two)
-    first, second = (by_loop(view, some, variance, made) for some in (one, two))
-    rounding = 1e-6 * float(first.max())  # of float32; two misfits may be nearly the same
-    assert torch.allclose(ours, first - second, rtol=1e-4, atol=rounding)
+    assert torch.allclose(ours, by_loop(view, one, variance, made) - by_loop(view, two, variance, made), rtol=1e-9)
     distinct = all(len(set(own)) == len(own) for own in made_by)
     if distinct:
-        assert torch.allclose(misfit(one), by_loop(view, one, variance, made), rtol=1e-5)
+        assert torch.allclose(misfit(one), by_loop(view, one, variance, made), rtol=1e-9)
 
 
 def test_candidates_get_the_misfit_they_would_get_one_by_one() -> None:
