@@ -69,7 +69,7 @@ def defense_table(rows: Sequence[Row]) -> str:
     """Markdown: leakage to attackers who know the defense beside leakage to those who do not."""
     measured = [row for row in rows if row["adaptive"] is not None or row["static"] is not None]
     gaps = [row for row in rows if row["gap_at_least"] is not None]
-    parted = sum(len({row["accuracy"] for row in own} - {None}) > 1 for own in _deployments(measured))
+    parted = sum(len({row["accuracy"] for row in own} - {None}) > 1 for own in _together(measured))
     lines = [
         "# Every defense against its breakers",
         "",
@@ -135,7 +135,8 @@ def _steps(row: Row) -> str:
 def _strongest(rows: Sequence[Row]) -> list[str]:
     """A line a deployment and goal."""
     header = (*HEADER[:5], "after", "strongest adaptive", "strongest static")
-    told = [[*_deployment(own[0]), own[0]["goal"], *(_by(own, kind) for kind in KINDS)] for own in _together(rows)]
+    groups = _together(rows, "goal")
+    told = [[*_deployment(own[0]), own[0]["goal"], *(_by(own, kind) for kind in KINDS)] for own in groups]
     return [line(header), "|" + "---|" * len(header), *map(line, told)]
 
 
@@ -147,19 +148,11 @@ def _by(rows: Sequence[Row], kind: str) -> str:
     return f"{number(_told(best, kind))} by {best['attack']}{', weak' if _of(best, kind, 'weak') else ''}"
 
 
-def _deployments(rows: Sequence[Row]) -> list[list[Row]]:
-    """The rows of each training: honest ones are shared."""
+def _together(rows: Sequence[Row], *more: str) -> list[list[Row]]:
+    """All rows of one deployment, which share its honest training; and with the same of ``more``."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row["defense"], _place(row)), []).append(row)
-    return list(groups.values())
-
-
-def _together(rows: Sequence[Row]) -> list[list[Row]]:
-    """All breakers of one deployment that go after the same."""
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["defense"], _place(row), row["goal"]), []).append(row)
+        groups.setdefault((row["defense"], _place(row), *(row[name] for name in more)), []).append(row)
     return list(groups.values())
 
 
@@ -215,7 +208,7 @@ def _headline(gaps: Sequence[Row]) -> Iterator[str]:
 def _headline_of_the_strongest(rows: Sequence[Row]) -> Iterator[str]:
     """By how much an evaluation without adaptive attackers would have been wrong: the five widest."""
     found = []
-    for own in _together(rows):
+    for own in _together(rows, "goal"):
         knows, does_not = (_largest(own, kind) for kind in KINDS)
         if knows is not None and does_not is not None:
             reached, shown = _told(knows, "adaptive"), _told(does_not, "static")
