@@ -179,6 +179,8 @@ def test_a_weak_attack_an_unusable_deployment_a_bound_and_the_steps_are_told() -
     images = defense_table(rows_of(record(True, False, mse=0.02, dfil_mse=0.04)))
     assert "| 0.250 |  |  |  | mse 0.020, unbiased 0.040 | 2,000 |" in images
     assert "weak |" not in images
+    both = defense_table(rows_of(record(True, False, reid=0.125, bound=0.3, mse=0.02, dfil_mse=0.04)))
+    assert "| named 0.125 of at most 0.300; mse 0.020, unbiased 0.040 |" in both
 
 
 def test_weakness_in_one_seed_of_several_is_told() -> None:

@@ -33,10 +33,10 @@ part of these gaps is what the mean of any two would gain.
 Settings that are not shown are the defaults. Accuracy is that of honest training, in brackets against the same
 deployment without a defense, and *unusable* near that of the largest class; *aux alone* is what the auxiliary rows
 teach without any private one, where the head is frozen. Epsilon is that of the whole view, or of the releases alone
-where it says so. *limit* is, of candidates, the share named beside the one that no attacker can beat who judges each
-row by itself; of images, the mean squared error beside the one below which no *unbiased* attacker is, where the noise
-has one: attackers with a prior may be, and are. The detectors of a hijacker have a page of their own,
-docs/detection.md. Made by `python -m benchmarks.suite defenses`.
+where it says so. *limit* is the share of victims named, as a candidate or as the one that a guessed image is nearest
+to, beside the one that no attacker can beat who judges each row by itself; and of images the mean squared error beside
+the one below which no *unbiased* attacker is, where the noise has one: attackers with a prior may be, and are. The
+detectors of a hijacker have a page of their own, docs/detection.md. Made by `python -m benchmarks.suite defenses`.
 """
 STRONGEST = """
 ## The strongest breaker of each
@@ -116,14 +116,14 @@ def _of(row: Row, kind: str, what: str) -> float | None:
 
 
 def _limit(row: Row) -> str:
-    """``"named 0.151 of at most 0.192"``, ``"mse 0.061, unbiased 0.024"``, or nothing."""
-    kind = KINDS[row["adaptive"] is None]
-    if row["bound"] is not None:
-        return f"named {number(_of(row, kind, 'named'))} of at most {number(row['bound'])}"
-    mse = _of(row, kind, "mse")
+    """``"named 0.151 of at most 0.192"``, ``"mse 0.061, unbiased 0.024"``, both of images, or nothing."""
+    kind, told = KINDS[row["adaptive"] is None], []
+    named, mse = _of(row, kind, "named"), _of(row, kind, "mse")
+    if row["bound"] is not None and named is not None:
+        told.append(f"named {number(named)} of at most {number(row['bound'])}")
     if row["dfil_mse"] is not None and mse is not None:
-        return f"mse {number(mse)}, unbiased {number(row['dfil_mse'])}"
-    return ""
+        told.append(f"mse {number(mse)}, unbiased {number(row['dfil_mse'])}")
+    return "; ".join(told)
 
 
 def _steps(row: Row) -> str:

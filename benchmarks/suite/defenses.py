@@ -23,8 +23,7 @@ __all__ = ["KINDS", "defense_rows"]
 KINDS = ("adaptive", "static")
 #: Of honest training: with the defense, what it costs against none, and what auxiliary rows alone teach.
 ACCURACIES = ("accuracy", "accuracy_drop", "aux_accuracy")
-#: Of candidates, how many no attacker names who judges each row by itself; of images, the error below which no unbiased
-#: attacker is.
+#: The share of victims that no attacker names who judges each row by itself; of images, the least unbiased error.
 LIMITS = ("bound", "dfil_mse")
 
 
@@ -89,7 +88,7 @@ def defense_rows(results: Results) -> list[Row]:
     """One row a deployment and attack: means over seeds, adaptive and static, and of their difference seed by seed.
 
     One without a number has the reason, ``refused``. ``beside`` holds, of either kind: the leakage of the half of the
-    victims that the strongest attack is chosen on and of the other, the share of candidates named, the error of images,
+    victims that the strongest attack is chosen on and of the other, the share of victims named, the error of images,
     the share of seeds in which the attack was weak, and what it spent.
     """
     found: dict[tuple[str, ...], _Found] = {}
@@ -128,7 +127,7 @@ def _beside(record: Record) -> Row:
     return {
         "choose": half.get("choose"),
         "report": half.get("report"),
-        "named": values.get("choice_accuracy"),
+        "named": values.get("choice_accuracy", values.get("reid")),
         "mse": values.get("mse"),
         "weak": values.get("weak"),
         "steps": spent.get("steps"),

@@ -16,11 +16,15 @@ OF_A_ROW = {Phase.TRAINING: "epsilon_rows", Phase.QUERY: "epsilon_query"}
 def candidate_limit(session: Session, phase: Phase, candidates: int) -> float | None:
     """The largest chance of telling which of so many candidates a row is, from the row's own messages.
 
+    It also bounds re-identification: a guess of an image that is taken for the nearest of N victims names one of N.
+
     The least of what its guarantees for inputs allow: for an accounted clip and Gaussian noise
     `splitguard.privacy.candidate_bound`, for a pure epsilon between any two rows `candidate_bound_pure`. None where
-    none of them speaks of this phase. It bounds attackers who judge each row by itself: each of N rows that are a
-    permutation of N candidates says something about the others.
+    none of them speaks of this phase, or with fewer than two candidates. It bounds attackers who judge each row by
+    itself: each of N rows that are a permutation of N candidates says something about the others.
     """
+    if candidates < 2:
+        return None
     stated = [g for g in session.guarantees if g.channel == "inputs" and getattr(g, OF_A_ROW[phase]) is not None]
     found = [_limit(g, phase, session.releases(phase.value), candidates) for g in stated]
     return min((limit for limit in found if limit is not None), default=None)

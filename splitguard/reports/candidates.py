@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of N candidates was sent: how often the best matching attack is right, beside what no attacker can beat."""
+"""Which of N candidates was sent: how often an attack is right or re-identifies, beside what no attacker can beat."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Match:
     Attributes:
         deployment: which.
         attack, phase: which.
-        hits, n: right choices, and choices.
+        hits, n: right choices, and choices; of an attack on inputs, guesses nearest to their own victim, and guesses.
         share: hits / n.
         interval: Clopper-Pearson, 95 %, two-sided.
         chance: 1 / candidates.
@@ -48,21 +48,28 @@ class Match:
 
 
 def matches(everyone: Sequence[Deployment]) -> list[Match]:
-    """Every finished attack that chooses among candidates."""
+    """Every finished attack that chooses among candidates; of those on inputs, the ones with a bound."""
     out = []
     for deployment in everyone:
         groups: dict[tuple[str, str, float], list[Record]] = defaultdict(list)
-        for record in deployment.finished(Goal.CANDIDATES):
-            if record.values.get("choice_accuracy") is not None and record.values.get("n"):
+        bounded = [r for r in deployment.finished(Goal.INPUTS) if r.values.get("bound") is not None]
+        for record in (*deployment.finished(Goal.CANDIDATES), *bounded):
+            if _right(record) is not None and record.values.get("n"):
                 chance = float(record.values.get("chance") or record.values.get("blind") or 0)
                 groups[deployment.attack_of(record), record.phase, chance].append(record)
         out += [_match(deployment, *key, records) for key, records in groups.items()]
     return out
 
 
+def _right(record: Record) -> float | None:
+    """The share of victims named."""
+    share = record.values.get("reid" if record.cell.goal == Goal.INPUTS else "choice_accuracy")
+    return None if share is None else float(share)
+
+
 def _match(deployment: Deployment, attack: str, phase: str, chance: float, records: Sequence[Record]) -> Match:
     each = [int(r.values["n"] or 0) for r in records]
-    hits = sum(round(float(r.values["choice_accuracy"] or 0) * n) for r, n in zip(records, each, strict=True))
+    hits = sum(round((_right(r) or 0) * n) for r, n in zip(records, each, strict=True))
     bounds = [r.values.get("bound") for r in records]
     known = [float(b) * n for b, n in zip(bounds, each, strict=True) if b is not None]
     return Match(

@@ -6,10 +6,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from splitguard.api import Guess, build_defense
+from splitguard.api import Guess, Phase, Spec, build_defense
 from splitguard.matrix.judge import judge
+from splitguard.matrix.limits import candidate_limit
 from splitguard.privacy import candidate_bound, candidate_bound_pure
-from tests.matrix.test_judge import GivenChoices, session
+from tests.matrix.test_judge import Given, GivenChoices, session
 
 
 def test_choices_are_scored_beside_their_bound() -> None:
@@ -59,7 +60,26 @@ def test_the_weaker_adjacency_of_a_pure_epsilon_bounds_nothing_here() -> None:
     assert judge(noisy, attack, view, Guess(view.ids, choices=noisy.choices(view))).values["bound"] is None
 
 
+@pytest.mark.parametrize("phase", ["training", "query"])
+@pytest.mark.parametrize("defense", [{"gaussian": {"sigma": 0.5, "clip": 1.0}}, {"laplace": {"epsilon": 40}}])
+def test_images_are_scored_beside_the_bound_of_their_victims_as_candidates(defense: Spec, phase: str) -> None:
+    noisy = session(defense=build_defense(defense))
+    choosing, view = noisy.view(GivenChoices(), phase=phase), noisy.view(Given(), phase=phase)
+    images = judge(noisy, Given(), view, Guess(view.ids, images=noisy.truth(view.ids).inputs)).values
+    chosen = judge(noisy, GivenChoices(), choosing, Guess(view.ids, choices=noisy.choices(choosing))).values
+    assert images["bound"] is not None
+    assert (images["bound"], images["reid"], images["chance"]) == (chosen["bound"], 1, 1 / 6)
+
+
+def test_one_victim_is_no_game() -> None:
+    noisy = session(defense=build_defense({"laplace": {"epsilon": 40}}))
+    assert candidate_limit(noisy, Phase.TRAINING, 1) is None
+    assert candidate_limit(noisy, Phase.TRAINING, 2) is not None
+
+
 def test_no_bound_without_an_account() -> None:
     attack, plain = GivenChoices(), session()
     view = plain.view(attack)
     assert judge(plain, attack, view, Guess(view.ids, choices=plain.choices(view))).values["bound"] is None
+    view = plain.view(Given())
+    assert judge(plain, Given(), view, Guess(view.ids, images=plain.truth(view.ids).inputs)).values["bound"] is None

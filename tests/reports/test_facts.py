@@ -109,6 +109,19 @@ def test_a_seed_without_a_bound_leaves_none_for_all(tmp_path: Path) -> None:
     assert [m.bound for m in matches(shown)] == [None, None]
 
 
+def test_guessed_images_that_re_identify_stand_beside_a_bound_and_only_beside_one(tmp_path: Path) -> None:
+    def bounded(record: Record) -> Record:
+        named = record.cell.attack.name == "inverse-network" and record.phase == "training"
+        return replace(record, values={**record.values, "bound": 0.3, "reid": 0.25}) if named else record
+
+    shown = deployments(load(write_run(tmp_path / "run", cases=[CASES[4]], seeds=[0, 1], change=bounded)))
+    found = {(m.attack, m.phase): m for m in matches(shown)}
+    assert {attack for attack, _ in found} == {"candidate-match", "inverse-network"}
+    one = found["inverse-network", "training"]
+    assert (one.hits, one.n, one.bound) == (VICTIMS // 4 * 2, 2 * VICTIMS, pytest.approx(0.3))
+    assert one.chance == 1 / VICTIMS
+
+
 def test_every_record_that_is_not_ok_is_in_the_gaps_with_its_reason(
     results: Results, everyone: list[Deployment]
 ) -> None:
