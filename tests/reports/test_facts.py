@@ -118,8 +118,8 @@ def test_guessed_images_that_re_identify_stand_beside_a_bound_and_only_beside_on
     found = {(m.attack, m.phase): m for m in matches(shown)}
     assert {attack for attack, _ in found} == {"candidate-match", "inverse-network"}
     one = found["inverse-network", "training"]
-    assert (one.hits, one.n, one.bound) == (VICTIMS // 4 * 2, 2 * VICTIMS, pytest.approx(0.3))
-    assert one.chance == 1 / VICTIMS
+    assert (one.hits, one.n, one.chance) == (VICTIMS // 4 * 2, 2 * VICTIMS, 1 / VICTIMS)
+    assert one.bound == pytest.approx(0.3)
 
 
 def test_every_record_that_is_not_ok_is_in_the_gaps_with_its_reason(
