@@ -148,6 +148,19 @@ def estimate(found: Result) -> str:
     )
 
 
+def coded_head(found: Result) -> str:
+    """Heads that are trained to be coded."""
+    told = []
+    for row in found["rows"]:
+        gain = f" ({row['gain']:+.3f}, at most {row['gain_at_most']:+.3f})" if "gain" in row else ""
+        told.append(f"{row['head']} {row['accuracy']:.3f}{gain} with {row['aux']:,} auxiliary rows")
+    return (
+        f"accuracy of a codebook at epsilon {found['epsilon']:g} behind a head pre-trained plainly, through its words, "
+        f"and through its noisy answers: {'; '.join(told)}; limits are one-sided, 95 %, paired over "
+        f"{len(found['seeds'])} seeds"
+    )
+
+
 CLAIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "engine": ("The engine's cost", engine),
     "matrix": ("The matrix's cost", matrix),
@@ -159,6 +172,7 @@ CLAIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "averaging": ("Noise is averaged away", averaging),
     "nopeek": ("NoPeek's trade", nopeek),
     "estimate": ("False claims of an epsilon", estimate),
+    "coded_head": ("A head trained to be coded", coded_head),
 }
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -30,6 +31,15 @@ def test_a_number_of_an_earlier_version_is_marked() -> None:
     assert evidence.outdated("nopeek", {"versions": now | {"white-box-inversion": now["white-box-inversion"] - 1}})
     assert evidence.outdated("nopeek", {})  # the attack has had others since its first
     assert not evidence.outdated("engine", {})
+
+
+def test_every_planted_bug_was_found_and_the_game_of_smashed_data_took_under_a_minute() -> None:
+    found = json.loads(evidence.STORED.joinpath("estimate.json").read_text(encoding="utf-8"))
+    games = [game for group in found["games"].values() for game in group]
+    assert [game["mechanism"] for game in games if game["flagged"] != game["false"]] == []
+    assert sum(game["false"] for game in found["games"]["smashed data"]) == 10
+    assert found["what"].items() >= {"epsilon": 4.0, "T": 4, "batch": 32, "trials": 1000}.items()
+    assert found["seconds"]["smashed data"] < 60
 
 
 def test_the_guide_to_the_results_names_every_column() -> None:

@@ -23,7 +23,7 @@ from splitguard.engine.parties import Client, Server, Stage, Surroundings
 from splitguard.engine.roles import ClientAttack, OnlineAttack, ServerAttack
 from splitguard.engine.session import Session
 from splitguard.engine.stored import Stored
-from splitguard.engine.threat import Goal, Mode, Profile, refusal
+from splitguard.engine.threat import Goal, Mode, Profile, Sees, refusal
 from splitguard.engine.wire import Phase
 from splitguard.errors import NotSupported
 from splitguard.registry import settings_of
@@ -55,6 +55,12 @@ def make_loop(
         )
         if party is None:
             raise NotSupported(f"{attack.name or type(attack).__name__}: {reason}")
+        if isinstance(attack, ServerAttack) and Sees.SMASHED not in attack.threat.needs:
+            who = attack.name or type(attack).__name__
+            raise NotSupported(
+                f"{who}: smashed data arrive in the server's seat; an attack that sits there says so, by Sees.SMASHED "
+                "in its threat"
+            )
         check_goal(attack.goal, Phase.TRAINING, data)
         # Who was trained on is what a membership attack is after: it hears of its victims when the training is over.
         victims = data.members[:0] if attack.goal is Goal.MEMBERSHIP else data.members

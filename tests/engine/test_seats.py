@@ -185,6 +185,14 @@ def test_the_servers_seat_replaces_the_cut_gradient() -> None:
     assert hijacked.smashed.norm() < 0.2 * honest.smashed.norm()
 
 
+def test_who_sits_in_the_servers_seat_declares_the_smashed_data_that_it_is_handed() -> None:
+    class Silent(Hijacker):
+        threat: ClassVar[Threat] = Threat(Sees.AUX, active=True)
+
+    with pytest.raises(NotSupported, match=r"Silent: .* by Sees.SMASHED in its threat"):
+        session(active=Silent())
+
+
 def test_the_servers_seat_replaces_the_features() -> None:
     class Blank(Hijacker):
         def forward(self, exchange: Exchange, honest: Tensor | None) -> Tensor | None:
