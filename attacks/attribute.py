@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)
 ENOUGH = 10
 #: Rows asked twice to see whether the pipeline draws anything; a few, since a discrete draw often repeats itself.
 PROBED = 16
+#: Rows a step of the network.
+BATCH = 200
 
 
 @ATTACKS.add("attribute")
@@ -65,7 +68,7 @@ class Attribute(Attack):
 
     goal: ClassVar[Goal] = Goal.ATTRIBUTE
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.QUERY | Sees.AUX, (Party.SERVER,), uses=Sees.LABELS)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = "Song, Shmatikov, Overlearning reveals sensitive attributes, ICLR 2020"
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"components": 32, "hidden": 16})
 
@@ -124,7 +127,7 @@ class Attribute(Attack):
         def mean(count: int) -> Tensor:
             return sum((view.query(inputs, generator) for _ in range(count - 1)), view.query(inputs, generator)) / count
 
-        probe = inputs[:PROBED]
+        probe = inputs[: PROBED if view.adaptive else 0]
         noisy = view.adaptive and not torch.equal(view.query(probe, generator), view.query(probe, generator))
         count, draws = (times, self.draws) if noisy else (1, 1)
         return [mean(count) for _ in range(draws)], 2 * len(probe) + count * draws * len(inputs)
@@ -166,8 +169,11 @@ class _Probe:
 
     def fit(self, inputs: list[Array], attributes: Tensor) -> None:
         """Learns from several answers to each row."""
+        rows = len(inputs) * len(attributes)
         self._model = (
-            MLPClassifier((self._hidden,), alpha=1e-2, max_iter=100, random_state=self._draw)
+            MLPClassifier(
+                (self._hidden,), alpha=1e-2, batch_size=min(BATCH, rows), max_iter=100, random_state=self._draw
+            )
             if self._hidden
             else LogisticRegression(C=self._strength, max_iter=200)
         )
@@ -175,7 +181,8 @@ class _Probe:
             warnings.simplefilter("always", ConvergenceWarning)
             self._model.fit(np.concatenate(inputs), np.tile(attributes.numpy(), len(inputs)))
         self.converged = not any(issubclass(w.category, ConvergenceWarning) for w in caught)
-        self.steps += int(np.max(self._model.n_iter_))
+        batches = math.ceil(rows / min(rows, BATCH)) if self._hidden else 1  # an iteration of the network is a pass
+        self.steps += int(np.max(self._model.n_iter_)) * batches
 
     def scores(self, inputs: Array, values: int) -> Tensor:
         """(N, A) log probabilities; an attribute that was never seen comes last."""

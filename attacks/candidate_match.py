@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from splitguard.api import ATTACKS, Attack, BadSetting, Budget, Goal, Guess, Party, Sees, Threat, View
-from splitguard.building.likelihood import JointLikelihood
+from splitguard.building.likelihood import SAMPLE, JointLikelihood
 
 #: Keeps the scores finite where there is no noise; beside any noise worth the name it does not count.
 SLACK = 1e-9
@@ -43,7 +43,7 @@ class CandidateMatch(Attack):
 
     goal: ClassVar[Goal] = Goal.CANDIDATES
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.HEAD | Sees.AUX | Sees.CANDIDATES, (Party.SERVER,))
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = "Balle, Cherubin, Hayes, Reconstructing training data with informed adversaries, S&P 2022"
 
     def __post_init__(self) -> None:
@@ -59,5 +59,5 @@ class CandidateMatch(Attack):
             ids=view.ids,
             choices=misfit.argmin(1),
             scores=-misfit / 2,
-            budget=Budget(seconds=time.perf_counter() - began),
+            budget=Budget(aux=min(len(view.aux), SAMPLE), seconds=time.perf_counter() - began),
         )

@@ -83,7 +83,7 @@ class QueryFree(Attack):
     threat: ClassVar[Threat] = Threat(
         Sees.SMASHED | Sees.BODY | Sees.ARCHITECTURE | Sees.AUX, (Party.SERVER,), uses=Sees.LABELS
     )
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     paper: ClassVar[str] = "He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019"
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"train_steps": 100, "steps": 30, "tune": False})
 

@@ -25,7 +25,10 @@ METRICS: dict[str, dict[str, str]] = {
 BARE = "functionality"
 #: Optimizer steps, tuning included, of the attacks whose settings the matrix file gives.
 EQUAL = 1000
-EXCEPT = "Attacks beside or in a session are not here: they take as many steps as it has rounds."
+EXCEPT = (
+    "fsha is not here: it takes part in a session of its own, as many steps as that has rounds. Attacks after labels are "
+    "compared with their defaults only, as most take a handful of steps."
+)
 SPENT = ("seconds", "steps", "queries", "aux", "known")
 
 

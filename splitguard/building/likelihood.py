@@ -16,7 +16,7 @@ from splitguard.engine.wire import Releases
 from splitguard.errors import MissingKnowledge
 from splitguard.seeding import generator
 
-__all__ = ["JointLikelihood", "laplace"]
+__all__ = ["SAMPLE", "JointLikelihood", "laplace"]
 
 #: Rows of auxiliary data from which variances are estimated.
 SAMPLE = 128

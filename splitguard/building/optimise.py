@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,8 +18,9 @@ Scale = Callable[[Tensor], Tensor]
 SUFFICIENT, SHRINK = 1e-4, 0.3
 #: The first step moves no coordinate by more than this share of the range.
 FIRST = 0.1
-#: Over this last share of the steps the gain is measured; below `GAIN` the optimisation counts as converged.
-LAST, GAIN = 0.2, 0.01
+#: Over this last share of the steps the gain of a row is measured, and over so many steps at least: twelve in a row may
+#: be refused before a row tries another direction. Below `GAIN` a row counts as converged.
+LAST, LEAST, GAIN = 0.2, 20, 0.01
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Optimum:
         inputs: (N, *in), within the bounds.
         losses: (N,), at ``inputs``.
         steps: evaluations of the loss and its gradient.
-        converged: the mean loss gained under 1 % over the last 20 % of the steps.
+        converged: the loss of no row gained 1 % or more over the last 20 % of its steps, at least 20.
     """
 
     inputs: Tensor
@@ -53,8 +53,9 @@ def optimise_inputs(
 ) -> Optimum:
     """Projected L-BFGS on every row of ``start`` at once.
 
-    Each row keeps its own curvature pairs and its own step length, so that rows do not disturb each other; each round
-    costs one batched evaluation, in which a row either takes its step or shortens it. Coordinates at a bound that the
+    Each row keeps its own curvature pairs and step length and comes to rest by itself, so that it ends where it would
+    end alone; each round costs one batched evaluation, in which a row takes its step, shortens it, or is at rest, and
+    stays so. Coordinates at a bound that the
     gradient would push outwards stand still (Bertsekas' two-metric projection). The inverse Hessian starts from
     ``scale``: with the covariance of natural images there, low frequencies are found in tens of steps instead of
     thousands.
@@ -62,12 +63,13 @@ def optimise_inputs(
     Args:
         loss: inputs (N, *in) to losses (N,), where the loss of a row depends on that row alone.
         start: (N, *in).
-        steps: evaluations at most; fewer where all is at rest.
+        steps: evaluations at most; fewer where all rows are at rest.
         low: lower bound of every coordinate.
         high: upper bound.
         scale: directions (N, *in) to directions, linear, symmetric and positive definite; None for the identity.
         memory: curvature pairs kept a row.
-        tolerance: stops when the mean loss gained less than this share over the last 20 % of the steps.
+        tolerance: a row is at rest when its loss gained no more than this share over the last 20 % of the steps, at
+            least 20.
 
     Raises:
         BadSetting: for bounds without room, fewer than 1 step or a memory of 0.
@@ -100,8 +102,8 @@ def optimise_inputs(
     pairs = _Pairs(x, memory)
     direction, length = torch.zeros_like(x), torch.ones_like(f)
     due = torch.ones_like(f, dtype=torch.bool)
-    path = [float(f.mean())]
-    while len(path) < steps and not _at_rest(path, tolerance):
+    path, resting = [f], torch.zeros_like(due)
+    while len(path) < steps and not bool(resting.all()):
         if bool(due.any()):
             free = ~(((x <= low) & (g > 0)) | ((x >= high) & (g < 0)))
             fresh = -pairs.solve(g * free, scaled) * free
@@ -113,61 +115,75 @@ def optimise_inputs(
         trial = (x + length[:, None] * direction).clamp(low, high)
         f_trial, g_trial = evaluate(trial)
         step = trial - x
-        taken = f_trial <= f + SUFFICIENT * _dot(g, step)  # False for NaN, which shortens the step
+        taken = (f_trial <= f + SUFFICIENT * _dot(g, step)) & ~resting  # False for NaN, which shortens the step
         pairs.add(step, g_trial - g, taken, scaled)
         x, g = torch.where(taken[:, None], trial, x), torch.where(taken[:, None], g_trial, g)
         f = torch.where(taken, f_trial, f)
         length = torch.where(taken, length, SHRINK * length)
-        hopeless = ~taken & (length < 1e-6)
+        hopeless = ~taken & ~resting & (length < 1e-6)
         if bool(hopeless.any()):
             pairs.forget(hopeless)
         due = taken | hopeless
-        path.append(float(f.mean()))
-    return Optimum(x.view(shape), f, len(path), _at_rest(path, GAIN))
+        path.append(f)
+        resting = resting | _at_rest(path, tolerance)
+    return Optimum(x.view(shape), f, len(path), bool((resting | _at_rest(path, GAIN)).all()))
 
 
-def _at_rest(path: list[float], tolerance: float) -> bool:
-    """Whether the last fifth of at least 10 steps gained less than ``tolerance`` of the loss."""
-    before = path[int(len(path) * (1 - LAST)) - 1] if len(path) >= 10 else None
-    return before is not None and before - path[-1] <= tolerance * abs(before)
+def _at_rest(path: list[Tensor], tolerance: float) -> Tensor:
+    """(N,): whether the last fifth of a row's steps, and 20 at least, gained no more than this share of its loss."""
+    last = max(round(LAST * len(path)), LEAST)
+    if len(path) <= last:
+        return torch.zeros_like(path[-1], dtype=torch.bool)
+    before = path[-1 - last]
+    return before - path[-1] <= tolerance * before.abs()
 
 
 class _Pairs:
-    """The latest steps and changes of gradient of all rows; a row that took no step then has weight 0 in that pair."""
+    """The latest steps and changes of gradient of each row, kept in a ring of its own."""
 
     def __init__(self, x: Tensor, memory: int) -> None:
-        self.kept: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=memory)
+        self.memory, self.rows = memory, torch.arange(len(x), device=x.device)
+        self.steps, self.changes = (x.new_zeros(memory, *x.shape) for _ in range(2))
+        self.weights = x.new_zeros(memory, len(x))
         self.size = x.new_ones(len(x))
-        self.empty = torch.ones_like(self.size, dtype=torch.bool)
+        self.count = torch.zeros_like(self.rows)
+
+    @property
+    def empty(self) -> Tensor:
+        """(N,): the rows of which nothing is known."""
+        return self.count == 0
 
     def forget(self, rows: Tensor) -> None:
         """Drops what was learned of the rows in a mask."""
-        for _, _, weight in self.kept:
-            weight[rows] = 0
-        self.empty = self.empty | rows
+        self.count = torch.where(rows, 0, self.count)
 
     def add(self, step: Tensor, change: Tensor, taken: Tensor, scaled: Scale) -> None:
         """Keeps the pairs of rows that took a step along which the curvature is positive."""
         along, length = _dot(step, change), _dot(change, scaled(change))
         good = taken & (along > 1e-10 * length) & (length > 0)
-        if bool(good.any()):
-            # Zeroed too, because a weight of 0 does not silence the NaN of a refused step.
-            self.kept.append(
-                (step * good[:, None], torch.where(good[:, None], change, 0), torch.where(good, 1 / along, 0))
-            )
-            self.size = torch.where(good, along / length, self.size)
-            self.empty = self.empty & ~good
+        at = (self.count % self.memory)[good], self.rows[good]
+        self.steps[at], self.changes[at], self.weights[at] = step[good], change[good], 1 / along[good]
+        self.size = torch.where(good, along / length, self.size)
+        self.count = self.count + good
 
     def solve(self, gradient: Tensor, scaled: Scale) -> Tensor:
         """(N, P): the approximate inverse Hessian times ``gradient``, by the two-loop recursion."""
         out, parts = gradient.clone(), []
-        for step, change, weight in reversed(self.kept):
+        ages = range(1, min(self.memory, int(self.count.max())) + 1)
+        for age in ages:
+            step, change, weight = self._pair(age)
             parts.append(weight * _dot(step, out))
             out.addcmul_(parts[-1][:, None], change, value=-1)
         out = self.size[:, None] * scaled(out)
-        for (step, change, weight), part in zip(self.kept, reversed(parts), strict=True):
+        for age, part in zip(reversed(ages), reversed(parts), strict=True):
+            step, change, weight = self._pair(age)
             out.addcmul_((part - weight * _dot(change, out))[:, None], step)
         return out
+
+    def _pair(self, age: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each row its pair of that age, 1 for the latest: step and change (N, P), and 1 / (s . y), 0 if none."""
+        at = (self.count - age) % self.memory, self.rows
+        return self.steps[at], self.changes[at], torch.where(age <= self.count, self.weights[at], 0)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from splitguard.errors import BadSetting
 from splitguard.matrix.beyond import attribute, functionality, membership
 from splitguard.matrix.halves import image_halves, label_halves
 from splitguard.matrix.judged import Judged, wanted
-from splitguard.matrix.limits import candidate_limit
+from splitguard.matrix.limits import candidate_limit, victim_limit
 from splitguard.matrix.record import Value
 from splitguard.metrics import (
     Blind,
@@ -96,7 +96,7 @@ def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
     values |= {"loss_ratio": ratio, "weak": None if ratio is None else ratio < WEAK}
     values |= _recognised(session, truth, {"": images, "_truth": truth.inputs, "_blind": blind.images})
     values["frechet_alexnet"] = frechet_alexnet(images, truth.inputs)
-    values["bound"] = candidate_limit(session, view.phase, len(view.ids))  # of `reid`: the victims are the candidates
+    values["bound"] = victim_limit(session, view)  # of `reid`
     arrays = {"guess": _bytes(images), "truth": _bytes(truth.inputs), "blind_guess": _bytes(blind.images)}
     arrays |= {f"score_{name}": v.numpy() for name, v in score.per_victim.items()}
     halves = image_halves(score.per_victim, session.seed)

@@ -3,31 +3,46 @@
 
 from __future__ import annotations
 
-from splitguard.api import Guarantee, Phase
+from splitguard.api import Guarantee, Phase, Sees, View
 from splitguard.engine.session import Session
 from splitguard.privacy import candidate_bound, candidate_bound_pure, sigma
 
-__all__ = ["candidate_limit"]
+__all__ = ["candidate_limit", "victim_limit"]
 
 #: Which epsilon of a guarantee speaks of a row's own messages in a phase.
 OF_A_ROW = {Phase.TRAINING: "epsilon_rows", Phase.QUERY: "epsilon_query"}
+#: What tells a training row's class, which no guarantee for inputs hides.
+TELLING = Sees.LABELS | Sees.LABEL_GRAD | Sees.RETURNED_GRAD | Sees.CUT_GRAD | Sees.UPDATES
 
 
 def candidate_limit(session: Session, phase: Phase, candidates: int) -> float | None:
     """The largest chance of telling which of so many candidates a row is, from the row's own messages.
 
-    It also bounds re-identification: a guess of an image that is taken for the nearest of N victims names one of N.
-
     The least of what its guarantees for inputs allow: for an accounted clip and Gaussian noise
     `splitguard.privacy.candidate_bound`, for a pure epsilon between any two rows `candidate_bound_pure`. None where
     none of them speaks of this phase, or with fewer than two candidates. It bounds attackers who judge each row by
-    itself: each of N rows that are a permutation of N candidates says something about the others.
+    itself and does not know its label: each of N rows that are a permutation of N candidates says something about the
+    others.
     """
     if candidates < 2:
         return None
     stated = [g for g in session.guarantees if g.channel == "inputs" and getattr(g, OF_A_ROW[phase]) is not None]
     found = [_limit(g, phase, session.releases(phase.value), candidates) for g in stated]
     return min((limit for limit in found if limit is not None), default=None)
+
+
+def victim_limit(session: Session, view: View) -> float | None:
+    """The largest share of a view's victims that guesses of images can re-identify, by `candidate_limit`.
+
+    A guess that is taken for the nearest of N victims names one of N. Who is shown anything that tells a label in
+    training is taken to know each victim's class, and names one of its class: then it is the mean over victims.
+    """
+    among_all = candidate_limit(session, view.phase, len(view.ids))
+    if among_all is None or view.phase is not Phase.TRAINING or not view.granted & TELLING:
+        return among_all
+    sizes = session.truth(view.ids).labels.unique(return_counts=True)[1].tolist()
+    limits = [candidate_limit(session, view.phase, size) if size > 1 else 1.0 for size in sizes]
+    return sum(size * limit for size, limit in zip(sizes, limits, strict=True) if limit is not None) / len(view.ids)
 
 
 def _limit(guarantee: Guarantee, phase: Phase, releases: int | None, candidates: int) -> float | None:

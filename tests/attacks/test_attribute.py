@@ -138,7 +138,7 @@ def test_a_static_attacker_asks_once_and_takes_the_last_release() -> None:
     victims, aux = rows(12, 0), rows(40, 1, first=500)
     view = view_of(victims, nn.AvgPool2d(4), aux=aux, made_by=[[0, 0]] * 12, defense=Noise(0.1), adaptive=False)
     guess = run(view, hidden=0)
-    assert (guess.budget.queries, guess.budget.aux, guess.settings["releases_averaged"]) == (2 * 16 + 40, 40, 1)
+    assert (guess.budget.queries, guess.budget.aux, guess.settings["releases_averaged"]) == (40, 40, 1)
 
 
 def test_rows_without_attributes_and_too_few_rows_are_refused() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -59,6 +60,28 @@ def test_rows_do_not_disturb_each_other() -> None:
             tolerance=0,
         )
         assert torch.allclose(together.inputs[n], alone.inputs[0], atol=1e-9)
+
+
+def test_a_row_ends_where_it_would_end_alone_whatever_is_beside_it() -> None:
+    """In Rosenbrock's valley, beside a row whose large loss never changes and one that is refused step after step."""
+
+    def loss(x: Tensor, kinds: str = "vcn") -> Tensor:
+        valley = 100 * (x[:, 1] - x[:, 0].square()).square() + (1 - x[:, 0]).square()
+        narrow = torch.where((x - 0.5).abs() < 1e-4, x.square(), torch.nan).sum(1)
+        of = {"v": valley, "c": 3000 + 0 * valley, "n": narrow}
+        return torch.stack([of[kind][n] for n, kind in enumerate(kinds)])
+
+    start = torch.tensor([[-1.2, 1.0], [0.0, 0.0], [0.5, 0.5]], dtype=torch.float64)
+    together = optimise_inputs(loss, start, steps=200, low=-2, high=2)
+    for n, kind in enumerate("vcn"):
+        alone = optimise_inputs(functools.partial(loss, kinds=kind), start[n : n + 1], steps=200, low=-2, high=2)
+        assert torch.allclose(together.inputs[n], alone.inputs[0], rtol=0, atol=1e-9)
+        assert alone.converged
+        if kind == "v":
+            assert together.steps == alone.steps > 50
+            assert torch.allclose(alone.inputs, torch.ones(1, 2, dtype=torch.float64), atol=1e-3)
+        if kind == "c":
+            assert alone.steps < 30
 
 
 def test_the_covariance_of_the_inputs_as_scale_saves_steps() -> None:

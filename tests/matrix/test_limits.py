@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 
-from splitguard.api import Guess, Phase, Spec, build_defense
+from splitguard.api import Guess, Phase, Sees, Spec, Threat, build_defense
+from splitguard.engine.train import train
+from splitguard.engine.training import Training
 from splitguard.matrix.judge import judge
 from splitguard.matrix.limits import candidate_limit
 from splitguard.privacy import candidate_bound, candidate_bound_pure
+from tests.engine import toys
 from tests.matrix.test_judge import Given, GivenChoices, session
 
 
@@ -69,6 +75,29 @@ def test_images_are_scored_beside_the_bound_of_their_victims_as_candidates(defen
     chosen = judge(noisy, GivenChoices(), choosing, Guess(view.ids, choices=noisy.choices(choosing))).values
     assert images["bound"] is not None
     assert (images["bound"], images["reid"], images["chance"]) == (chosen["bound"], 1, 1 / 6)
+
+
+def test_who_is_shown_labels_names_one_of_a_class() -> None:
+    @dataclass
+    class Shown(Given):
+        threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.LABELS)
+
+    defense = build_defense({"gaussian": {"sigma": 2.0, "clip": 1.0}})
+    noisy = train(toys.lenet(), toys.data(2), training=Training(epochs=1, batch_size=8), cut="conv2", defense=defense)
+
+    def bound(attack: Given, phase: str) -> float:
+        view = noisy.view(attack, phase=phase)
+        found = judge(noisy, attack, view, Guess(view.ids, images=noisy.truth(view.ids).inputs)).values["bound"]
+        assert isinstance(found, float)
+        return found
+
+    labels = noisy.truth(noisy.data.members).labels.tolist()
+    among = [labels.count(label) for label in labels]
+    assert len(set(among)) > 1
+    wanted = [1.0 if n == 1 else candidate_bound(candidates=n, sigma=2.0, clip=1.0) for n in among]
+    assert bound(Shown(), "training") == pytest.approx(sum(wanted) / len(wanted))
+    assert bound(Given(), "training") == pytest.approx(candidate_bound(candidates=len(among), sigma=2.0, clip=1.0))
+    assert bound(Shown(), "query") == bound(Given(), "query")  # queries come without labels
 
 
 def test_one_victim_is_no_game() -> None:
