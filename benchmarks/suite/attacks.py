@@ -26,8 +26,8 @@ BARE = "functionality"
 #: Optimizer steps, tuning included, of the attacks whose settings the matrix file gives.
 EQUAL = 1000
 EXCEPT = (
-    "fsha is not here: it takes part in a session of its own, as many steps as that has rounds. Attacks after labels are "
-    "compared with their defaults only, as most take a handful of steps."
+    "fsha is not here: it takes part in a session of its own, as many steps as that has rounds. Attacks after labels "
+    "are compared with their defaults only, as most take a handful of steps."
 )
 SPENT = ("seconds", "steps", "queries", "aux", "known")
 
