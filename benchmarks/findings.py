@@ -39,8 +39,9 @@ def table(folder: Path = STORED) -> str:
 
 
 def _lines(summary: pd.DataFrame, results: pd.DataFrame) -> Iterator[str]:
-    yield "| cut | defense | test accuracy | white-box SSIM, members | worst input leakage [95 %] | by, on |"
-    yield "|---|---|---|---|---|---|"
+    headings = ("cut", "defense", "test accuracy", "aux alone", "white-box SSIM, members", "worst input leakage [95 %]")
+    yield f"| {' | '.join(headings)} | by, on |"
+    yield "|---|---|---|---|---|---|---|"
     vanilla = summary[(summary["mode"] == "vanilla") & (summary["labels"] == "sent")]
     for cut, defense in ROWS:
         found = vanilla[(vanilla["cut"] == cut) & (vanilla["defense"] == defense)]
@@ -52,7 +53,8 @@ def _lines(summary: pd.DataFrame, results: pd.DataFrame) -> Iterator[str]:
         leakage = f"{_short(row['worst_input'])} {interval}"
         ssim = _short(_white_box(results, cut, defense))
         by = f"{row['worst_input_attack']}, {VICTIMS[row['worst_input_phase']]}"
-        yield f"| {cut} | {defense} | {accuracy} | {ssim} | {leakage} | {by} |"
+        alone = "" if math.isnan(row["aux_accuracy"]) else _short(row["aux_accuracy"])
+        yield f"| {cut} | {defense} | {accuracy} | {alone} | {ssim} | {leakage} | {by} |"
 
 
 def _white_box(results: pd.DataFrame, cut: str, defense: str) -> float:

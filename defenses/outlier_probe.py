@@ -11,7 +11,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from splitguard.api import DEFENSES, Alarm, BadSetting, Defense, Deployment, Exchange, Spec, SplitModel, derive
+from splitguard.api import (
+    DEFENSES,
+    Alarm,
+    BadSetting,
+    Defense,
+    Deployment,
+    Exchange,
+    NotSupported,
+    Spec,
+    SplitModel,
+    derive,
+)
 from splitguard.api import generator as seeded
 from splitguard.building.detection import check_settings, gradient_shape, need_hijackable, suspicion
 from splitguard.building.rehearsal import rehearse
@@ -50,7 +61,7 @@ class OutlierProbe(Defense):
 
     Raises:
         BadSetting: for settings outside their range; from `bind`, without auxiliary rows.
-        NotSupported: from `bind`, where labels are not sent or the head is frozen.
+        NotSupported: from `bind`, where labels are not sent, the head is frozen, or `wrap` was never called.
 
     Source: Erdogan, Teksen, Celiktenyildiz, Kupcu, Cicek, SplitOut: out-of-the-box training-hijacking detection in
     split learning via outlier detection, CANS 2024 (arXiv 2302.08618). Differences: auxiliary rows, where the paper
@@ -104,7 +115,8 @@ class OutlierProbe(Defense):
         need_hijackable(deployment, self.name)
         if not len(deployment.aux):
             raise BadSetting(f"{self.name}: it rehearses on auxiliary rows, and there are none; set data: {{aux: ...}}")
-        assert self._body is not None, "`wrap` comes before `bind`"
+        if self._body is None:
+            raise NotSupported(f"{self.name}: it rehearses with the body, which `wrap` hands it before `bind`")
         self._learn(
             rehearse(
                 deployment.head,

@@ -66,7 +66,8 @@ def nothing_at_null(name: str) -> str:
     """At its null settings it is the undefended baseline.
 
     A defense declares none where no settings leave everything as it is: `bottleneck` adds two layers at any width,
-    `patch-shuffle` always moves something, and the answers of `codebook` and `label-dp` always come with an epsilon.
+    `patch-shuffle` always moves something, `max-norm` adds noise wherever two gradients differ in length, and the
+    answers of `codebook` and `label-dp` always come with an epsilon.
     """
     cls = type(DEFENSES.build(name))
     null = {} if cls is Defense else cls.null

@@ -25,8 +25,9 @@ class Ledger:
 
     Args:
         planned: T, the releases of one row that the noise was calibrated for: a whole number for all phases together,
-            or one a phase, where a phase that is not named may send nothing, and a row that turns up in several phases
-            may be sent no more often than the largest of the numbers says.
+            or one a phase, where a phase that is not named may send nothing. A row that turns up in several phases may
+            be sent no more often in all than the largest of the numbers says, and one that is sent in training no more
+            often in all than is planned there: what is said of training rows counts those.
         ids: (N,), int64, unique: rows known in advance. Optional; it saves making room for them as they turn up.
 
     Raises:
@@ -63,7 +64,9 @@ class Ledger:
         place, known, after = self._find(rows)
         after[:, column] += times
         totals = torch.cat([after, after.sum(1, keepdim=True)], dim=1)
-        over = totals > self._limits
+        limits = self._limits.repeat(len(rows), 1)
+        limits[after[:, 0] > 0, -1] = min(self._limits[0], self._limits[-1])
+        over = totals > limits
         if over.any():
             self._refuse(rows, totals, over, phase)
         if not known.all():
@@ -127,8 +130,8 @@ class Ledger:
         raise ReleaseRefused(
             f"{int(bad.sum())} of {len(rows)} rows would be sent more often than planned, in phase {str(phase)!r}: "
             f"planned {_plan(self._limits)}, got number {most} (ids {shown}{', ...' if bad.sum() > 3 else ''}). "
-            "Nothing was counted, and nothing may be sent. Send less (epochs, evaluations, queries), or plan more "
-            "releases and calibrate the noise anew"
+            "A row sent in training counts there with all its releases. Nothing was counted, and nothing may be sent. "
+            "Send less (epochs, evaluations, queries), or plan more releases and calibrate the noise anew"
         )
 
 

@@ -39,6 +39,8 @@ def test_it_does_what_a_dictionary_does(
         allowed = all(sum(after[p][i] for p in PHASES) <= most for i in rows)
         if not isinstance(planned, int):
             allowed = allowed and all(after[phase][i] <= planned.get(phase, 0) for i in rows)
+            trained, limit = after["training"], planned.get("training", 0)
+            allowed = allowed and all(not trained[i] or sum(after[p][i] for p in PHASES) <= limit for i in rows)
         before = ledger.state_dict()
         if allowed:
             ledger.charge(ids(*rows), phase)
@@ -91,11 +93,20 @@ def test_phases_are_counted_apart_but_no_row_exceeds_the_largest_plan_in_all() -
     ledger = Ledger({"training": 2, "evaluation": 3, "query": 1})
     for _ in range(3):
         ledger.charge(ids(8), "evaluation")
-    for phase in ("training", "training", "query"):
-        ledger.charge(ids(9), phase)
-    for row in (8, 9):
-        with pytest.raises(ReleaseRefused, match="3 in all, got number 4"):
-            ledger.charge(ids(row), "training" if row == 8 else "evaluation")
+    with pytest.raises(ReleaseRefused, match="3 in all, got number 4"):
+        ledger.charge(ids(8), "query")
+
+
+@pytest.mark.parametrize("other", ["evaluation", "query"])
+def test_a_training_row_is_sent_no_more_often_in_all_than_its_noise_was_set_for(other: str) -> None:
+    """Where each row is sent once and five epochs are evaluated, T of a training row is 1."""
+    plan = {"training": 1, "evaluation": 5, "query": 1}
+    for first, second in (("training", other), (other, "training")):
+        ledger = Ledger(plan)
+        ledger.charge(ids(4), first)
+        with pytest.raises(ReleaseRefused, match=r"got number 2 \(ids 4\)\. A row sent in training counts there"):
+            ledger.charge(ids(4), second)
+        ledger.charge(ids(5), second)
 
 
 def test_a_row_that_occurs_twice_in_a_batch_is_sent_twice() -> None:
