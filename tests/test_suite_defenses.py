@@ -183,6 +183,18 @@ def test_a_weak_attack_an_unusable_deployment_a_bound_and_the_steps_are_told() -
     assert "| named 0.125 of at most 0.300; mse 0.020, unbiased 0.040 |" in both
 
 
+def test_an_attack_that_finds_little_undefended_is_marked() -> None:
+    [row] = rows_of(measured(0, True, 0.5))
+    for leakage, marked in ((0.09, True), (0.11, False)):
+        control = {**row, "defense": "none", "adaptive": leakage, "static": None}
+        shown = defense_table([control, {**row, "attack": "white-box-inversion(releases=1)"}])
+        assert ("white-box-inversion(releases=1) † |" in shown) is marked
+        assert ("says nothing for the defense" in shown) is marked
+        for other in ({"cut": "fc1"}, {"goal": "labels"}, {"attack": "fora"}, {"defense": "none, head frozen"}):
+            lines = defense_table([{**control, **other}, row]).splitlines()
+            assert not [line for line in lines if line.startswith("| dropout |") and "†" in line]
+
+
 def test_weakness_in_one_seed_of_several_is_told() -> None:
     seeds = [replace(r := measured(seed, True, 0.5), values={**r.values, "weak": seed == 1}) for seed in range(3)]
     assert "| 0.500 weak |" in defense_table(rows_of(*seeds))

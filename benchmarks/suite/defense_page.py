@@ -13,6 +13,8 @@ __all__ = ["LOSS", "again_table", "defense_table"]
 
 #: By how much knowing a defense may cost an attacker before the table says so.
 LOSS = -0.02
+#: An attack that leaks less than this where nothing defends has nothing that a defense could take from it.
+LITTLE = 0.1
 HEADER = (
     "defense", "deployment", "accuracy", "aux alone", "epsilon", "attack", "after", "adaptive", "static", "gap",
     "at least", "limit", "steps",
@@ -23,12 +25,13 @@ settings, *static* ones do not; leakage is 0 for a blind guess and 1 for perfect
 would mislead, paired seed by seed, and *at least* its one-sided lower 95 % limit (Student t over seeds, by row). A
 limit below {LOSS}, marked !, says that knowing the defense may have cost the attacker something, which is a fault of
 the attack and no merit of the defense, or that the seeds are too few; `python -m benchmarks.suite again` measures such
-rows on seeds that had no part in marking them. Where the gap is 0 in every seed the attack has
-no use for what it knows. Attackers of labels see the gradients of one epoch, the first. *weak* marks an attack that by
-its own loss has not got as far as the true image, in one seed or more: its leakage is a lower bound. *steps* are those
-of the optimizer, tuning included, in brackets the static attacker's where it took others: beside a session with a
-penalty (nopeek, adversarial, cem) adaptive sdar, pcat and fora train two stand-ins and answer with the mean, so that
-part of these gaps is what the mean of any two would gain.
+rows on seeds that had no part in marking them. Where the gap is 0 in every seed the attack has no use for what it
+knows; detectors meet adaptive attackers alone, as their breakers act on nothing that they know of a detector. Attackers
+of labels see the gradients of one epoch, the first. *weak* marks an attack that by its own loss has not got as far as
+the true image, in one seed or more: its leakage is a lower bound. *steps* are those of the optimizer,
+tuning included, in brackets the static attacker's where it took others: beside a session with a penalty (nopeek,
+adversarial, cem) adaptive sdar, pcat and fora train two stand-ins and answer with the mean, so that part of these gaps
+is what the mean of any two would gain.
 
 Settings that are not shown are the defaults. Accuracy is that of honest training, in brackets against the same
 deployment without a defense, and *unusable* near that of the largest class; *aux alone* is what the auxiliary rows
@@ -95,11 +98,21 @@ def _table(measured: Sequence[Row]) -> list[str]:
     kept = f"Limits of at least {LOSS}: {sum(not _lost(row) for row in gaps)} of {len(gaps)}."
     old = "\\* of an earlier version of the attack or of the defense: to be run again."
     stale = ["", old] if any(changed(row["versions"]) for row in measured) else []
-    return [line(HEADER), "|" + "---|" * len(HEADER), *map(_line, measured), "", kept, *stale]
+    bare = [row for row in measured if row["defense"].startswith("none") and row["adaptive"] is not None]
+    undefended = {_alike(row): row["adaptive"] for row in bare}
+    idle = [undefended.get(_alike(row), 1.0) < LITTLE for row in measured]
+    lines = [_line(row, idle=own) for row, own in zip(measured, idle, strict=True)]
+    says = f"† This attack leaks less than {LITTLE} where nothing defends: its row says nothing for the defense."
+    return [line(HEADER), "|" + "---|" * len(HEADER), *lines, "", kept, *(["", says] if any(idle) else []), *stale]
 
 
-def _line(row: Row) -> str:
-    attack = row["attack"] + (" *" if changed(row["versions"]) else "")
+def _alike(row: Row) -> tuple[str, ...]:
+    """What a row and its undefended control share: the attack, whatever its settings, the goal and the deployment."""
+    return row["attack"].split("(")[0], row["goal"], _place(row), str("head frozen" in row["defense"])
+
+
+def _line(row: Row, *, idle: bool) -> str:
+    attack = row["attack"] + (" †" if idle else "") + (" *" if changed(row["versions"]) else "")
     leaks = [number(row[kind]) + (" weak" if _of(row, kind, "weak") else "") for kind in KINDS]
     gap = [number(row["gap"]), number(row["gap_at_least"]) + (" !" if _lost(row) else "")]
     return line([*_deployment(row), attack, row["goal"], *leaks, *gap, _limit(row), _steps(row)])
