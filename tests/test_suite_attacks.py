@@ -46,7 +46,7 @@ def test_attacks_at_equal_budget_stand_apart_from_those_with_their_defaults() ->
     ordinary, equal = text.split("## After inputs, at about 1,000 steps")
     equal = equal.split("## After")[0]
     names = [record.cell.attack.name for record in made() if record.cell.attack.told]
-    assert len(names) == 5
+    assert len(names) == 8
     for name in names:
         assert f"\n| {name} | " in ordinary + text.split(equal)[1]
         assert f"\n| {name}(" in equal

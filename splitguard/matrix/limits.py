@@ -40,7 +40,7 @@ def victim_limit(session: Session, view: View) -> float | None:
     among_all = candidate_limit(session, view.phase, len(view.ids))
     if among_all is None or view.phase is not Phase.TRAINING or not view.granted & TELLING:
         return among_all
-    sizes = session.truth(view.ids).labels.unique(return_counts=True)[1].tolist()
+    sizes: list[int] = session.truth(view.ids).labels.unique(return_counts=True)[1].tolist()
     limits = [candidate_limit(session, view.phase, size) if size > 1 else 1.0 for size in sizes]
     return sum(size * limit for size, limit in zip(sizes, limits, strict=True) if limit is not None) / len(view.ids)
 
