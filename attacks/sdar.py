@@ -151,7 +151,8 @@ class SdarLabels(Simulation):
 
     The simulation is that of `sdar`. Body and head move together, and an old release means little to a new body: each
     row is judged when it is sent, with the body and the tail of that moment, and the last judgement counts. The rows
-    that are kept are judged once more in the end, by the final body and the finished tail. What crosses may be matched
+    that are kept, and those sent only before ``first_step``, are judged in the end, by the final body and the finished
+    tail. What crosses may be matched
     with the classes exchanged, above all early in a session: where the attacker knows the labels of a few rows, it
     exchanges the classes so as to make these most likely.
 
@@ -188,6 +189,10 @@ class SdarLabels(Simulation):
         clients = self._finished(body, view, generator)
         if len(self._recent):
             judged |= _judged(*self._recent.last(), body, clients)
+        asked = torch.cat([view.ids, view.known.ids]) if view.sees(Sees.KNOWN) else view.ids
+        late = torch.tensor([i for i in asked.tolist() if i not in judged], dtype=torch.int64)
+        if len(late):  # sent before the simulation began, and never since
+            judged |= _judged(late, view.context.last(late).smashed, body, clients)
         scores = torch.stack([judged[int(i)] for i in view.ids])
         if view.sees(Sees.KNOWN) and len(view.known.ids):
             told = torch.stack([judged[int(i)] for i in view.known.ids])

@@ -94,6 +94,17 @@ def test_labels_are_found_in_u_shaped_and_refused_where_they_are_given() -> None
         session(SdarLabels(), cut="block1")
 
 
+def test_rows_sent_before_the_simulation_began_are_judged_in_the_end() -> None:
+    attack = SdarLabels(**{**SMALL, "first_step": 3, "finish": 3, "keep": 9})
+    run = session(attack, **{**MODES[2], "training": Training(epochs=1, batch_size=8)})
+    view, seen = run.view(attack), set(attack._scores)
+    assert not set(view.ids.tolist()) <= seen
+    scores = attack.run(view, gen()).scores
+    assert scores is not None
+    assert len(scores) == len(view.ids)
+    assert torch.isfinite(scores).all()
+
+
 def test_rows_that_are_kept_are_judged_again_in_the_end_and_others_as_they_crossed() -> None:
     how = {**MODES[2], "training": Training(epochs=2, batch_size=8)}
     attack = SdarLabels(**{**SMALL, "finish": 3, "keep": 9})
