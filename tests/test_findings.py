@@ -42,6 +42,15 @@ def test_every_planted_bug_was_found_and_the_game_of_smashed_data_took_under_a_m
     assert found["seconds"]["smashed data"] < 60
 
 
+def test_noise_is_averaged_away_as_the_square_root_of_the_releases_says() -> None:
+    found = json.loads(evidence.STORED.joinpath("averaging.json").read_text(encoding="utf-8"))
+    assert found["met"]
+    assert [case["T"] for case in found["frozen"]] == [1, 4, 16]
+    for case in found["frozen"]:
+        assert case["difference"]["low"] <= 0 <= case["difference"]["high"]
+        assert abs(case["error_of_the_mean"] - 1) < 0.01
+
+
 def test_the_guide_to_the_results_names_every_column() -> None:
     told = set(re.findall(r"`(\w+)`", DOCS.joinpath("report.md").read_text(encoding="utf-8")))
     worst = re.compile(r"worst_[a-z]+_(low|high|attack|phase|seeds)")

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from statistics import mean, stdev
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +17,10 @@ from benchmarks.suite.defense_page import LOSS, again_table, defense_table
 from benchmarks.suite.defenses import defense_rows
 from splitguard.matrix import Record
 from splitguard.matrix.cell import Plugin
+from splitguard.metrics.stats import clopper_pearson
 from tests.suite_cell import CELL, VERSION
 
+HERE = Path(__file__).parents[1] / "benchmarks" / "suite"
 #: The 95 % point of Student's t with two degrees of freedom, from printed tables.
 T95 = 2.91999
 DEFENDED = replace(CELL, defense=(Plugin("dropout"),))
@@ -193,6 +197,21 @@ def test_an_attack_that_finds_little_undefended_is_marked() -> None:
         for other in ({"cut": "fc1"}, {"goal": "labels"}, {"attack": "fora"}, {"defense": "none, head frozen"}):
             lines = defense_table([{**control, **other}, row]).splitlines()
             assert not [line for line in lines if line.startswith("| dropout |") and "†" in line]
+
+
+@pytest.mark.parametrize("name", ["defenses", "codebook"])
+def test_no_stored_row_beats_its_bound(name: str) -> None:
+    """The share named of 31 victims or more in each of three seeds, by its 99 % Clopper-Pearson limit."""
+    rows = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    if name == "defenses":
+        each = [
+            (r["beside"][kind]["named"], r["bound"]) for r in rows for kind in r["beside"] if r["bound"] is not None
+        ]
+    else:
+        each = [(r["choices"], r["bound"]) for r in rows if r["bound"] is not None]
+    assert len(each) > 10
+    beaten = [(named, bound) for named, bound in each if clopper_pearson(round(named * 93), 93, level=0.98).low > bound]
+    assert beaten == []
 
 
 def test_weakness_in_one_seed_of_several_is_told() -> None:

@@ -48,6 +48,9 @@ by image.
 *excess of a leak at equal utility* is by how much other points leak more than a line of settings does, interpolated at
 their utility, which is an order too: above 0.
 
+NoPeek's trade of distance correlation for accuracy, and un-accounted noise that is averaged away, are in
+docs/evidence.md; FSHA met by three detectors is in docs/detection.md: each has a command of its own.
+
 """
 
 
