@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from splitguard.api import DEFENSES, BadSetting, Context, Defense, Deployment, NotSupported, Spec
-from splitguard.building.label_side import need_returned_gradient
+from splitguard.building.label_side import finite_norms, need_returned_gradient
 
 __all__ = ["Classes", "Marvell", "Noise", "detection_error", "optimal_noise", "sum_kl"]
 
@@ -151,6 +151,7 @@ class Marvell(Defense):
     Raises:
         BadSetting: for settings outside their range.
         NotSupported: from `bind`, for more than two classes, or where the labels are sent.
+        Diverged: from `on_return`, for a batch with a gradient that is not finite.
 
     Source: Li et al., Label leakage and protection in two-party split learning, ICLR 2022. In the notebooks of their
     code, on Criteo, the test AUC and the 95th percentile over batches of |AUC - .5| of an attack by length are .781 and
@@ -196,6 +197,7 @@ class Marvell(Defense):
         """(N, *cut), per sample: ``grad`` with the noise of each row's class."""
         if self.power == 0 or len(grad) == 0:
             return grad
+        finite_norms(grad, self.name)
         flat = grad.flatten(1).double()
         self._look(flat.detach(), labels)
         means = [self._seen.get(c, (flat.new_zeros(flat.shape[1]), 0.0))[0].to(flat.device) for c in (0, 1)]

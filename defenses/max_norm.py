@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from splitguard.api import DEFENSES, Context, Defense, Deployment, Spec
-from splitguard.building.label_side import need_returned_gradient
+from splitguard.building.label_side import finite_norms, need_returned_gradient
 from splitguard.building.rows_alone import row_norms
 
 __all__ = ["MaxNorm"]
@@ -33,6 +33,7 @@ class MaxNorm(Defense):
 
     Raises:
         NotSupported: from `bind`, where the labels are sent.
+        Diverged: from `on_return`, for a batch with a gradient that is not finite.
 
     Source: Li et al., Label leakage and protection in two-party split learning, ICLR 2022 (section 4.1). Differences
     from code in use: some adds noise in all directions, of a standard deviation that is not scaled by the gradient, or
@@ -59,7 +60,7 @@ class MaxNorm(Defense):
         """(N, *cut), per sample, each along its own direction."""
         if len(grad) == 0:
             return grad
-        norms = row_norms(grad)
+        norms = finite_norms(grad, self.name)
         flat = grad.flatten(1).to(norms.dtype)
         directions = flat / norms.clamp(min=torch.finfo(norms.dtype).tiny)[:, None]
         zero = norms == 0

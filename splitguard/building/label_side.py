@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-from splitguard.building.rows_alone import adversary
+from torch import Tensor
+
+from splitguard.building.rows_alone import adversary, row_norms
 from splitguard.engine.defense import Deployment
 from splitguard.engine.threat import Labels
-from splitguard.errors import NotSupported
+from splitguard.errors import Diverged, NotSupported
 
-__all__ = ["against", "need_returned_gradient"]
+__all__ = ["against", "finite_norms", "need_returned_gradient"]
 
 
 def against(deployment: Deployment) -> str:
@@ -19,6 +21,20 @@ def against(deployment: Deployment) -> str:
     the cut gradient.
     """
     return "the client whose row it is" if deployment.labels is Labels.SERVER else adversary(deployment.mode)
+
+
+def finite_norms(grad: Tensor, name: str) -> Tensor:
+    """(N,): the L2 norm of each row.
+
+    Raises:
+        Diverged: if one is not finite: noise that is made of a whole batch would spread that over all its rows.
+    """
+    norms = row_norms(grad)
+    if not bool(norms.isfinite().all()):
+        raise Diverged(
+            f"{name}: a gradient is not finite, and the noise is made of its whole batch; nothing was returned"
+        )
+    return norms
 
 
 def need_returned_gradient(deployment: Deployment, name: str) -> None:

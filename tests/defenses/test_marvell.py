@@ -20,6 +20,7 @@ from splitguard.engine.bench import Bench
 from splitguard.engine.session import Session
 from splitguard.engine.train import train
 from splitguard.engine.training import Training
+from splitguard.errors import Diverged
 from splitguard.metrics import auc
 from tests.engine.toys import lenet, rows
 
@@ -164,6 +165,14 @@ def test_a_batch_of_one_class_is_hidden_too() -> None:
     again = [returned(d, grad, ones, 2) for d in (defense, twin)]
     assert torch.equal(*again)
     assert float((again[0] - grad).square().sum(1).mean()) < 12  # the gap is now that to what was seen, 4
+
+
+def test_one_row_that_is_not_finite_spoils_neither_the_others_nor_what_was_seen() -> None:
+    defense, labels = Marvell(power=1.0), torch.arange(6) % 2
+    grad = torch.randn(6, 4, generator=gen())
+    with pytest.raises(Diverged, match=r"marvell: a gradient is not finite.*nothing was returned"):
+        returned(defense, torch.where(torch.eye(6, 4) > 0, torch.nan, grad), labels)
+    assert torch.equal(returned(defense, grad, labels), returned(Marvell(power=1.0), grad, labels))
 
 
 @pytest.mark.parametrize("count", [(1, 0), (1, 1), (7, 1)])

@@ -12,6 +12,7 @@ from torch import Tensor
 from splitguard.api import ATTACKS, Context, Labels, NotSupported, Phase, Stack
 from splitguard.defenses.max_norm import MaxNorm
 from splitguard.engine.bench import Bench
+from splitguard.errors import Diverged
 from splitguard.metrics import auc
 from tests.attacks.views import label_view
 
@@ -77,6 +78,14 @@ def test_nothing_comes_of_nothing() -> None:
     assert returned(torch.zeros(0, 3)).shape == (0, 3)
     zero = torch.zeros(4, 3)
     assert torch.equal(returned(zero), zero)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_one_row_that_is_not_finite_spoils_no_other(bad: float) -> None:
+    grad = torch.ones(3, 2)
+    grad[1, 0] = bad
+    with pytest.raises(Diverged, match=r"max-norm: a gradient is not finite.*nothing was returned"):
+        returned(grad)
 
 
 def test_labels_that_are_sent_are_not_hidden_by_it() -> None:
