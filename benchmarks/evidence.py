@@ -129,6 +129,16 @@ def reference_fsha(found: Result) -> str:
     )
 
 
+def reference_he(found: Result) -> str:
+    """He et al.'s three attacks beside their code."""
+    told = (
+        f"{name} {case['ssim']['ours']:.3f} against {case['ssim']['reference']:.3f} "
+        f"(at least {case['ssim']['gain_at_least']:+.3f})"
+        for name, case in found["cases"].items()
+    )
+    return f"SSIM of ours and of theirs on the same images, and the paired one-sided 95 % limit: {'; '.join(told)}"
+
+
 def estimate(found: Result) -> str:
     """The game against false and true claims."""
     what, told = found["what"], []
@@ -167,6 +177,8 @@ CLAIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "inversion": ("White-box inversion, He et al.'s network at ReLU22, CIFAR-10", inversion),
     "reference_unsplit": ("UnSplit against its own schedule", reference_unsplit),
     "reference_unsplit_conv2": ("The same, two convolutions deep", reference_unsplit),
+    "reference_he_mnist": ("He et al.'s attacks against their own code, MNIST", reference_he),
+    "reference_he_cifar": ("The same, CIFAR-10", reference_he),
     "reference_fsha": ("FSHA against its own code, MNIST", reference_fsha),
     "gradient_norm": ("Labels by the length of gradients", gradient_norm),
     "averaging": ("Noise is averaged away", averaging),
@@ -179,7 +191,12 @@ CLAIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
 #: Said of a number that is not today's.
 STALE = " (of an earlier version of the attack or of the defense: to be run again)"
 #: The commands that are not the name of the stored result.
-COMMANDS = {"inversion": "inversion --tv 10 1", "reference_unsplit_conv2": "reference_unsplit --cut conv2"}
+COMMANDS = {
+    "inversion": "inversion --tv 10 1",
+    "reference_unsplit_conv2": "reference_unsplit --cut conv2",
+    "reference_he_mnist": "reference_he mnist",
+    "reference_he_cifar": "reference_he cifar",
+}
 
 
 def page() -> str:

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.he2019 import Pixels, inverted
 from benchmarks.paired import compared, no_worse
 from benchmarks.timing import write
 from splitguard.api import ATTACKS, generator
-from splitguard.building.priors import total_variation
 from splitguard.data import Data, load
 from splitguard.engine.session import Session
 from splitguard.engine.train import train
@@ -69,23 +69,11 @@ def trained(data: Data, seconds: float) -> tuple[nn.Sequential, dict[str, float]
 
 def reference(session: Session, images: Tensor, *, steps: int, tv: float) -> tuple[Tensor, float]:
     """The reference's guesses and its seconds an image."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in IMAGENET)
     head = session.split.head.eval().requires_grad_(False)
-
-    def make(x: Tensor) -> Tensor:
-        out: Tensor = head(x * std + mean)  # the head normalises inside: this undoes it
-        return out
-
-    guesses, began = [], time.process_time()
-    for image in torch.split((images - mean) / std, 1):
-        target, x = make(image), torch.zeros_like(image, requires_grad=True)
-        optimizer = torch.optim.Adam([x], lr=1e-2, eps=1e-3, amsgrad=True)
-        for _ in range(steps):
-            loss = (make(x) - target).square().mean() + tv * total_variation(x).sum()
-            optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            optimizer.step()
-        guesses.append((x.detach() * std + mean).clamp(0, 1))
+    began, pixels = time.process_time(), Pixels(*IMAGENET)
+    guesses = [
+        inverted(head, head(image), image.shape[1:], pixels, steps=steps, tv=tv) for image in torch.split(images, 1)
+    ]
     return torch.cat(guesses), (time.process_time() - began) / len(images)
 
 

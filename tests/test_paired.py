@@ -65,3 +65,15 @@ def test_a_paper_held_against_its_own_algorithm(tmp_path: Path, monkeypatch: pyt
     assert told["won"].ours == told["lost"].published
     assert _line(told["won"]).endswith("| 6 |  | reference-run | yes, image by image |")
     assert _line(told["lost"]).endswith("| reference-run | no |")
+
+
+def test_one_of_several_cases_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, good, bad = images()
+    monkeypatch.setattr(claims, "RESULTS", tmp_path)
+    cases = {"a at one": compared(good, bad, truth), "a at two": compared(bad, good, truth)}
+    (tmp_path / "both.json").write_text(json.dumps({"cases": cases}))
+    none: Any = SimpleNamespace(records=[])
+    claim = {"what": "it", "metric": "psnr", "reference": "both"}
+    for case, holds in (("a at one", True), ("a at two", False), ("b at one", None)):
+        [found] = claims.judge({**claim, "case": case}, none, victims=10)
+        assert found.holds is holds

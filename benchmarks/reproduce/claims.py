@@ -70,11 +70,11 @@ def judge(claim: Mapping[str, Any], results: Run, *, victims: int | None) -> lis
     Args:
         claim: ``what``, ``metric`` and either ``where`` (column: value) with ``published``, or ``rising``, a list of
             ``where`` in which the metric rises, or ``reference``, the stored result of a benchmark that ran the paper's
-            own algorithm beside ours (`benchmarks.paired`), or ``utility``, another metric, with ``line`` and
-            ``others``, lists of ``where``: at equal utility the line has less of the metric (see `excess`). ``scale``
-            multiplies ours into the paper's units; ``margin`` is by how much each step of an order must rise;
-            ``factor`` is how many times a published error ours may be, or by what ours may be divided where larger
-            values are the stronger attack.
+            own algorithm beside ours (`benchmarks.paired`; ``case`` names one of several in it), or ``utility``,
+            another metric, with ``line`` and ``others``, lists of ``where``: at equal utility the line has less of the
+            metric (see `excess`). ``scale`` multiplies ours into the paper's units; ``margin`` is by how much each step
+            of an order must rise; ``factor`` is how many times a published error ours may be, or by what ours may be
+            divided where larger values are the stronger attack.
         results: of the paper's matrix.
         victims: how many the paper had; None where it does not say, and an interval is for as many as ours.
 
@@ -179,10 +179,11 @@ def _beside(claim: Mapping[str, Any]) -> Finding:
     """Ours and the paper's own algorithm on the same images, as a benchmark stored it."""
     path = RESULTS / f"{claim['reference']}.json"
     stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    found = stored.get("paired", {}).get(claim["metric"])
+    paired = stored.get("cases", {}).get(claim["case"], {}) if "case" in claim else stored.get("paired", {})
+    found = paired.get(claim["metric"])
     if found is None:
         return _not_run(claim, None)
-    holds = no_worse(stored["paired"], claim["metric"])
+    holds = no_worse(paired, claim["metric"])
     told = (found["reference"], found["ours"], None, None, found["n"], "reference-run", holds)
     return Finding(claim["what"], claim["metric"], *told)
 

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""He et al.'s code as it is run beside ours: a batch is one image after the other, and each attack finds its images."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.he2019 import Pixels, decoded, inverted, shadow
+from benchmarks.reference_he import CUTS
+from splitguard.engine.cut import split
+from splitguard.metrics import psnr
+from splitguard.models import make_model
+from splitguard.seeding import drawing
+from tests.attacks.views import smooth
+
+PIXELS = Pixels([0.5], [0.25])
+
+
+def conv() -> nn.Module:
+    with drawing(0):
+        return nn.Conv2d(1, 6, 3, padding=1).requires_grad_(False)
+
+
+def test_pixels_are_normalised_and_back() -> None:
+    images = smooth(3)
+    assert torch.allclose(PIXELS.images(PIXELS.normalised(images)), images, atol=1e-6)
+    assert torch.allclose(PIXELS.normalised(images), (images - 0.5) / 0.25)
+
+
+def test_a_batch_is_inverted_as_one_image_after_the_other() -> None:
+    images, head = smooth(3), conv()
+    together = inverted(head, head(images), images.shape[1:], PIXELS, steps=400, tv=0)
+    alone = [inverted(head, head(one), one.shape[1:], PIXELS, steps=400, tv=0) for one in images.split(1)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-4)
+    assert float(psnr(together, images).min()) > 25
+    flat = inverted(head, head(images), images.shape[1:], PIXELS, steps=400, tv=1e3)
+    assert float(flat.flatten(1).std(1).max()) < 0.2 * float(images.flatten(1).std(1).min())
+
+
+def test_a_decoder_learns_the_way_back() -> None:
+    images, known, head = smooth(4), smooth(640, seed=3), conv()
+    with drawing(1):
+        decoder = nn.ConvTranspose2d(6, 1, 3, padding=1)
+    draws = torch.Generator().manual_seed(0)
+    found = decoded(decoder, (head(known), known), head(images), PIXELS, epochs=40, generator=draws)
+    assert float(psnr(found, images).mean()) > 6 + float(
+        psnr(known.mean(0, keepdim=True).expand_as(images), images).mean()
+    )
+
+
+def test_a_shadow_learns_the_task_under_frozen_layers() -> None:
+    inputs = 3 * torch.randn(2560, 5, generator=torch.Generator().manual_seed(0))
+    labels = (inputs[:, 0] > 0).long()
+    with drawing(2):
+        body, fresh = nn.Linear(4, 2), nn.Linear(5, 4)
+    before = body.weight.detach().clone()
+    head = shadow(fresh, body, (inputs, labels), epochs=40, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(body.weight, before)
+    assert float((body(head(inputs)).argmax(1) == labels).float().mean()) > 0.9
+
+
+@pytest.mark.parametrize(("name", "model", "shape"), [("mnist", "lenet", (1, 28, 28)), ("cifar", "cnn", (3, 32, 32))])
+def test_the_decoders_fit_the_cuts(name: str, model: str, shape: tuple[int, ...]) -> None:
+    for cut, (_, make) in CUTS[name].items():
+        head = split(make_model(model, input_shape=shape, classes=10, seed=0), cut).head
+        assert make()(head(torch.zeros(2, *shape))).shape == (2, *shape)
