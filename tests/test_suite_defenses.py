@@ -199,6 +199,13 @@ def test_an_attack_that_finds_little_undefended_is_marked() -> None:
             assert not [line for line in lines if line.startswith("| dropout |") and "†" in line]
 
 
+def test_all_stored_rows_of_a_deployment_are_of_one_training() -> None:
+    rows = json.loads((HERE / "results" / "defenses.json").read_text(encoding="utf-8"))
+    text = defense_table(rows)
+    assert "more than one run" not in text
+    assert "to be run again" not in text
+
+
 @pytest.mark.parametrize("name", ["defenses", "codebook"])
 def test_no_stored_row_beats_its_bound(name: str) -> None:
     """The share named of 31 victims or more in each of three seeds, by its 99 % Clopper-Pearson limit."""
