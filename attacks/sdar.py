@@ -152,9 +152,8 @@ class SdarLabels(Simulation):
     The simulation is that of `sdar`. Body and head move together, and an old release means little to a new body: each
     row is judged when it is sent, with the body and the tail of that moment, and the last judgement counts. The rows
     that are kept, and those sent only before ``first_step``, are judged in the end, by the final body and the finished
-    tail. What crosses may be matched
-    with the classes exchanged, above all early in a session: where the attacker knows the labels of a few rows, it
-    exchanges the classes so as to make these most likely.
+    tail. What crosses may be matched with the classes exchanged, above all early in a session: where the attacker knows
+    the labels of a few rows, it exchanges the classes so as to make these most likely.
 
     Args:
         steps, first_step, finish, keep, l1, flip, lr, critic_lr, critic_width, batch_size: as of `sdar`.

@@ -41,8 +41,8 @@ def victim_limit(session: Session, view: View) -> float | None:
     if among_all is None or view.phase is not Phase.TRAINING or not view.granted & TELLING:
         return among_all
     sizes: list[int] = session.truth(view.ids).labels.unique(return_counts=True)[1].tolist()
-    limits = [candidate_limit(session, view.phase, size) if size > 1 else 1.0 for size in sizes]
-    return sum(size * limit for size, limit in zip(sizes, limits, strict=True) if limit is not None) / len(view.ids)
+    # One victim of its class is named by its label alone; no limit is 0.
+    return sum(size * (candidate_limit(session, view.phase, size) or 1.0) for size in sizes) / len(view.ids)
 
 
 def _limit(guarantee: Guarantee, phase: Phase, releases: int | None, candidates: int) -> float | None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from splitguard.api import ATTACKS, Defense, Guess, MissingKnowledge, Rows, View
+from splitguard.attacks.attribute import _Probe
 from splitguard.errors import BadSetting
 from tests.attacks.views import Noise, gen, sent_view
 
@@ -56,6 +57,14 @@ def test_what_smashed_data_hold_is_read_off_them(hidden: int) -> None:
     assert guess.scores is not None
     assert torch.equal(guess.scores.argmax(1), labels_of(guess))
     assert torch.allclose(guess.scores.exp().sum(1), torch.ones(20).double(), atol=1e-6)
+
+
+@pytest.mark.parametrize(("count", "answers"), [(60, 1), (200, 1), (150, 3)])
+def test_the_steps_of_the_network_are_its_optimizers(count: int, answers: int) -> None:
+    attributes = torch.arange(count) % VALUES
+    probe = _Probe(hidden=4)
+    probe.fit([torch.rand(count, 3, generator=gen(n)).double().numpy() for n in range(answers)], attributes)
+    assert probe.steps == probe._model._optimizer.t > probe._model.n_iter_ * (answers > 1)
 
 
 class Nothing(nn.Module):

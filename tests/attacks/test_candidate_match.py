@@ -14,6 +14,7 @@ from scipy.stats import norm
 from torch import Tensor, nn
 
 from splitguard.api import ATTACKS, DEFENSES, View
+from splitguard.building.likelihood import SAMPLE
 from splitguard.defenses.gaussian import Gaussian
 from splitguard.engine.mechanism import as_mechanism
 from splitguard.errors import BadSetting
@@ -46,6 +47,13 @@ def test_it_is_the_argmin_over_all_releases_and_candidates() -> None:
     # Log likelihoods up to a constant a victim: averaging the releases of one head drops what no candidate changes.
     ours, theirs = guess.scores - guess.scores[:, :1], -(brute - brute[:, :1]) / 2
     assert torch.allclose(ours, theirs, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("given", "read"), [(40, 40), (300, SAMPLE)])
+def test_it_counts_the_auxiliary_rows_behind_its_variances(given: int, read: int) -> None:
+    x = smooth(3)
+    view = sent_view(x, [network(0, CONV)], [[0]] * 3, defense=Noise(0.5), candidates=x, aux=smooth(given, seed=50))
+    assert ATTACKS.build("candidate-match").run(view, gen()).budget.aux == read
 
 
 def orthogonal(
