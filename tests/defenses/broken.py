@@ -154,6 +154,11 @@ class ClipsTheBatch(Honest):
         return smashed / smashed.square().sum().sqrt().clamp(min=1)
 
 
+class SpreadsNaN(Honest):
+    def on_send(self, smashed: Tensor, ctx: Context, generator: torch.Generator) -> Tensor:
+        return smashed if bool(torch.isfinite(smashed).all()) else 0 * smashed
+
+
 class NoState(Honest):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         return
@@ -211,6 +216,7 @@ BREAKERS: list[tuple[type, str, str]] = [
     (TellsTheWrongNoise, "is what attackers are told", "noise_std"),
     (ForgetsReleasedLike, "is what attackers are told", "off mean_release"),
     (ClipsTheBatch, "keeps rows apart if it says so", "changes with other rows"),
+    (SpreadsNaN, "keeps rows apart if it says so", "changes with other rows, times nan"),
     (NoState, "resumes to the same bits", "call bind"),
     (StateOfObjects, "resumes to the same bits", "UnpicklingError"),
     (VectorPenalty, "adds finite numbers", "a differentiable scalar"),
