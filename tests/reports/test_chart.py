@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitguard.reports.chart import NEUTRAL, PALETTE, Axis, Chart, Mark, Series, colours, nice_ticks
-from splitguard.reports.dodge import CHARACTER, HEIGHT, LINE, PLACES, WIDTH, spread
+from splitguard.reports.dodge import CHARACTER, HEIGHT, LINE, WIDTH, label_box, spread
 from splitguard.reports.page import TEMPLATES
 
 STYLE = (TEMPLATES / "style.css").read_text(encoding="utf-8")
@@ -47,12 +47,19 @@ def _chart(*places: tuple[float, float]) -> Chart:
 
 def test_labels_of_crowded_marks_do_not_cover_each_other() -> None:
     crowded = [(0.5 + dx, 0.5 + dy) for dx in (0, 0.03) for dy in (0, 0.04)]
-    boxes = []
-    for mark in spread(_chart(*crowded)).series[0].marks:
-        dx, dy = PLACES[mark.beside]
-        boxes.append((WIDTH * mark.x + dx, HEIGHT * (1 - mark.y) + dy))
-    for (x, y), (u, v) in combinations(boxes, 2):
+    marks = spread(_chart(*crowded)).series[0].marks
+    boxes = [label_box(WIDTH * mark.x, HEIGHT * (1 - mark.y), mark.label, mark.beside) for mark in marks]
+    for (x, y, *_), (u, v, *_) in combinations(boxes, 2):
         assert abs(x - u) >= CHARACTER or abs(y - v) >= LINE
+
+
+def test_a_long_label_at_the_edge_stays_in_the_panel() -> None:
+    """As "1, 8, 20, 22" did not, which no longer fitted right of an accuracy of 79 %."""
+    near = [(0.97 + dx, 0.5) for dx in (0, 0.001, 0.002, 0.003)]
+    mark = spread(_chart(*near)).series[0].marks[0]
+    assert mark.label == "0, 1, 2, 3"
+    x, _, wide, _ = label_box(WIDTH * mark.x, HEIGHT * (1 - mark.y), mark.label, mark.beside)
+    assert wide / 2 <= x <= WIDTH - wide / 2
 
 
 def test_marks_in_one_place_share_one_label() -> None:
