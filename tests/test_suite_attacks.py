@@ -32,13 +32,21 @@ def table(records: list[Record]) -> str:
 
 def test_every_goal_has_its_measures_and_every_attack_its_line() -> None:
     assert set(METRICS) == {goal.value for goal in Goal}
-    records = made(ssim=0.5, blind=0.25, label_accuracy=0.75, leakage=0.125, leakage_low=0.1, leakage_high=0.2)
+    records = made(
+        ssim=0.5,
+        blind=0.25,
+        label_accuracy=0.75,
+        label_cluster_accuracy_oracle=0.875,
+        leakage=0.125,
+        leakage_low=0.1,
+        leakage_high=0.2,
+    )
     text = table(records)
     for record in records:
         assert text.count(f"\n| {record.cell.attack} | ") == 1
     assert "| unsplit | vanilla, conv2 |" in text
     assert "| 0.500 | 0.250 |  |  | 0.125 [0.10, 0.20] | 1.2 | 5 |  | 2000 | 30 |" in text
-    assert "| 0.750 | 0.125 [0.10, 0.20] | 1.2 | 5 |  | 2000 | 30 |" in text
+    assert "| 0.750 | 0.875 | 0.125 [0.10, 0.20] | 1.2 | 5 |  | 2000 | 30 |" in text
 
 
 def test_attacks_at_equal_budget_stand_apart_from_those_with_their_defaults() -> None:

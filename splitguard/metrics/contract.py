@@ -76,6 +76,8 @@ class LabelScore(_Score):
 
     Attributes:
         label_accuracy: share guessed right.
+        label_cluster_accuracy_oracle: share guessed right had each guess been renamed by the best permutation of
+            classes, which takes the true labels to find; no attacker reaches it but by naming classes better.
         balanced_accuracy: mean recall over the classes among the victims; None if there is one only.
         label_auc: for two classes with scores; the sign is fixed in advance, larger means class 1.
         label_auc_95: the 95th percentile over training batches of .5 + |AUC - .5|, where batches are known.
@@ -88,6 +90,7 @@ class LabelScore(_Score):
     """
 
     label_accuracy: float
+    label_cluster_accuracy_oracle: float
     balanced_accuracy: float | None
     label_auc: float | None
     label_auc_95: float | None

@@ -24,6 +24,7 @@ from splitguard.metrics.labels import (
     balanced_accuracy_rows,
     cells,
     check_labels,
+    label_cluster_accuracy,
     majority_accuracy,
     tpr_at_fpr,
 )
@@ -186,6 +187,7 @@ def score_labels(
         interval = bootstrap(_auc_leakage_rows, cells(margin, truth), generator=generator)
     return LabelScore(
         label_accuracy=accuracy(guess, truth),
+        label_cluster_accuracy_oracle=label_cluster_accuracy(guess, truth),
         balanced_accuracy=balanced,
         label_auc=area,
         label_auc_95=None if margin is None or batches is None else auc_of_batches(margin, truth, batches.cpu()),

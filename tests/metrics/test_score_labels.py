@@ -42,6 +42,15 @@ def test_labels_known_score_one_and_constant_ones_zero() -> None:
     assert (tied.leakage, tied.leakage_low, tied.leakage_high, tied.label_tpr) == (0, 0, 0, 0)
 
 
+def test_what_better_names_could_reach_stands_beside_the_accuracy_and_moves_nothing_else() -> None:
+    truth = torch.arange(60) % 3
+    misnamed = score_labels((truth + 1) % 3, None, truth, classes=3, prior=torch.ones(3))
+    assert (misnamed.label_accuracy, misnamed.label_cluster_accuracy_oracle) == (0, 1)
+    assert misnamed.leakage == pytest.approx(-0.5)
+    constant = score_labels(torch.zeros_like(truth), None, truth, classes=3, prior=torch.ones(3))
+    assert constant.label_cluster_accuracy_oracle == pytest.approx(1 / 3)
+
+
 def test_binary_scores_are_judged_by_auc_with_the_sign_fixed() -> None:
     gen = seeding.generator(0, "test scores")
     logits = torch.randn(40, 2, generator=gen)
