@@ -87,6 +87,7 @@ def _gain(by_seed: Mapping[int, Mapping[str, Any]]) -> Row:
 
 def codebook_table(rows: Sequence[Row]) -> str:
     """Markdown: what is left of the accuracy, and of the victims."""
+    rows = sorted(rows, key=lambda row: (not row["labelled"], -row["aux"]))
     lines = [
         "# A deployment that can be signed",
         "",
@@ -106,7 +107,8 @@ def codebook_table(rows: Sequence[Row]) -> str:
         "recovery. *Strongest* is the one that was chosen on one half of the victims, reported on the other, with the",
         "upper end of its 95 % interval. *Named* is how often candidate-match named the right one of 32 candidates,",
         "beside the share that no attacker can beat who judges each row by itself.",
-        "Made by `python -m benchmarks.suite codebook`.",
+        "Made by `python -m benchmarks.suite codebook`. Whether it pays to pre-train the head through the words is told",
+        "in [evidence.md](evidence.md).",
         "",
         *_where_it_pays(rows),
         "",
