@@ -107,7 +107,7 @@ def codebook_table(rows: Sequence[Row]) -> str:
         "recovery. *Strongest* is the one that was chosen on one half of the victims, reported on the other, with the",
         "upper end of its 95 % interval. *Named* is how often candidate-match named the right one of 32 candidates,",
         "beside the share that no attacker can beat who judges each row by itself.",
-        "Made by `python -m benchmarks.suite codebook`. Whether it pays to pre-train the head through the words is told",
+        "Made by `python -m benchmarks.suite codebook`; whether a head pre-trained through the words pays, is told",
         "in [evidence.md](evidence.md).",
         "",
         *_where_it_pays(rows),
