@@ -61,7 +61,7 @@ class Adversarial(Defense):
     acts: ClassVar[str] = "training loss"
     null: ClassVar[Mapping[str, Any] | None] = {"weight": 0.0}
     breakers: ClassVar[tuple[Spec, ...]] = (
-        {"inverse-network": {"width": 32, "blocks": 4}},
+        {"inverse-network": {"width": 64, "blocks": 8, "lr": 0.002}},
         "white-box-inversion",
         "deep-prior",
         "sdar",

@@ -106,7 +106,7 @@ class Disco(Defense):
     null: ClassVar[Mapping[str, Any] | None] = {"ratio": 0.0}
     breakers: ClassVar[tuple[Spec, ...]] = (
         "white-box-inversion",
-        {"inverse-network": {"width": 32, "blocks": 4}},
+        {"inverse-network": {"width": 64, "blocks": 8, "lr": 0.002}},
         "deep-prior",
         "attribute",
     )
