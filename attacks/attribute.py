@@ -87,25 +87,28 @@ class Attribute(Attack):
             raise MissingKnowledge("the auxiliary rows have no attributes; see data: coarse")
         if len(known) < ENOUGH:
             raise BadSetting(f"attribute needs at least {ENOUGH} auxiliary rows; got {len(known)}")
+        # The probes work in main memory, whatever the deployed pipeline works on.
+        attributes, labels = known.attributes.cpu(), known.labels.cpu()
         sent = Sent.of(view)
         answers, queries = self._ask(view, known.inputs, sent.times, generator)
         turn = _Turn.of(answers[0], self.components)
         inputs = [turn(a) for a in answers]
         seen = view.releases.last(view.ids).labels
+        seen = None if seen is None else seen.cpu()
         changed = view.adaptive and view.defense.overrides("on_labels")
-        told = _told(known.labels, known.attributes, view.classes, values)
+        told = _told(labels, attributes, view.classes, values)
         held = max(len(known) // 5, 2)
         draw = int(torch.randint(2**31, (1,), generator=generator))
         tries = [_Probe(strength=c) for c in STRENGTHS]
         tries += [_Probe(hidden=self.hidden, draw=draw)] if self.hidden else []
         reached = []
         for probe in tries:
-            probe.fit([x[held:] for x in inputs], known.attributes[held:])
+            probe.fit([x[held:] for x in inputs], attributes[held:])
             scores = probe.scores(inputs[0][:held], values)
-            scores = scores if seen is None or changed else scores + _log(told)[known.labels[:held]]
-            reached.append(balanced_accuracy(scores.argmax(1), known.attributes[:held]) or 0.0)
+            scores = scores if seen is None or changed else scores + _log(told)[labels[:held]]
+            reached.append(balanced_accuracy(scores.argmax(1), attributes[:held]) or 0.0)
         best = tries[int(np.argmax(reached))]
-        best.fit(inputs, known.attributes)
+        best.fit(inputs, attributes)
         scores = best.scores(turn(sent.smashed), values)
         law = view.defense.label_law() if changed else None
         if seen is not None and (law is not None or not changed):
@@ -152,7 +155,7 @@ class _Turn:
         return cls(mean, kept, spread or 1.0)
 
     def __call__(self, smashed: Tensor) -> Array:
-        turned: Array = (((smashed.flatten(1).double() - self.mean) @ self.axes.T) / self.scale).numpy()
+        turned: Array = (((smashed.flatten(1).double() - self.mean) @ self.axes.T) / self.scale).cpu().numpy()
         return turned
 
 

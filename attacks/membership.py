@@ -104,7 +104,7 @@ class Membership(Attack):
             labels = own.labels[asked] if told else shadow(smashed).argmax(1)
         plain = confidence(shadow, smashed, labels)
         base = self._references(network, own.part(others), smashed, labels, generator)
-        truth = (torch.arange(len(asked)) < len(inside)).long()
+        truth = (torch.arange(len(asked)) < len(inside)).long().to(plain.device)
         reached = {share: auc(plain - share * base, truth) or 0.0 for share in SHARES}
         best = max(SHARES, key=lambda share: reached[share])
         return best, reached[best]
@@ -113,7 +113,7 @@ class Membership(Attack):
         self, network: nn.Module, own: _Own, smashed: Tensor, labels: Tensor, generator: torch.Generator
     ) -> Tensor:
         """(N,): the mean confidence of fresh networks that were trained on auxiliary rows."""
-        total = torch.zeros(len(smashed), dtype=torch.float64)
+        total = smashed.new_zeros(len(smashed), dtype=torch.float64)
         for _ in range(self.references):
             twin = fresh_fitted(network, own.smashed, own.labels, steps=self.steps, generator=generator)
             total += confidence(twin, smashed, labels)
@@ -131,7 +131,8 @@ class _Own:
     @classmethod
     def of(cls, view: View, most: int, generator: torch.Generator) -> _Own:
         if not (most and view.sees(Sees.AUX | Sees.QUERY) and len(view.aux)):
-            return cls(torch.empty(0, *view.cut_shapes[0]), torch.empty(0, dtype=torch.int64))
+            like = view.releases.smashed
+            return cls(like.new_empty(0, *view.cut_shapes[0]), like.new_empty(0, dtype=torch.int64))
         rows = view.aux[torch.randperm(len(view.aux), generator=generator)[:most]]
         return cls(view.query(rows.inputs, generator), rows.labels, len(rows))
 

@@ -160,7 +160,7 @@ def _rows(aux_labels: Tensor, labels: Tensor | None, count: int, generator: torc
     Without labels, or where no class of the batch has an auxiliary sample, ``count`` at random.
     """
     if labels is not None:
-        same = (labels.cpu()[:, None] == aux_labels).float()
+        same = (labels.cpu()[:, None] == aux_labels.cpu()).float()
         same = same[same.any(1)]
         if len(same):
             return torch.multinomial(same, 1, generator=generator).flatten()
@@ -214,7 +214,8 @@ class PCATLabels(PCAT):
         clients = self.finished(view, generator)
         with torch.no_grad():
             made = self.body(view)(view.releases.last(view.ids).smashed.to(view.aux.inputs))
-        made = torch.stack([self._features.get(row, own) for row, own in zip(view.ids.tolist(), made, strict=True)])
+        kept = zip(view.ids.tolist(), made, strict=True)
+        made = torch.stack([self._features.get(row, own).to(own) for row, own in kept])
         scores = torch.stack([nets["tail"](made).log_softmax(1) for nets in clients]).mean(0)
         return Guess(view.ids, labels=scores.argmax(1), scores=scores, budget=self.spent(view, clients, began))
 

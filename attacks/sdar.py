@@ -187,7 +187,8 @@ class SdarLabels(Simulation):
         began, body, judged = time.perf_counter(), view.body(), dict(self._scores)
         clients = self._finished(body, view, generator)
         if len(self._recent):
-            judged |= _judged(*self._recent.last(), body, clients)
+            ids, last = self._recent.last()
+            judged |= _judged(ids, last.to(view.aux.inputs.device), body, clients)
         asked = torch.cat([view.ids, view.known.ids]) if view.sees(Sees.KNOWN) else view.ids
         late = torch.tensor([i for i in asked.tolist() if i not in judged], dtype=torch.int64)
         if len(late):  # sent before the simulation began, and never since
@@ -223,5 +224,5 @@ def _judged(ids: Tensor, sent: Tensor, body: nn.Module, clients: Sequence[Learne
 
 def _exchanged(scores: Tensor, labels: Tensor) -> Tensor:
     """(K,): which column of the scores (A, K) stands for each class, so that the labels (A,) are likeliest in sum."""
-    sums = scores.new_zeros(scores.shape[1], scores.shape[1]).index_add(0, labels, scores)
+    sums = scores.new_zeros(scores.shape[1], scores.shape[1]).index_add(0, labels.to(scores.device), scores)
     return torch.from_numpy(linear_sum_assignment(sums.numpy(), maximize=True)[1])

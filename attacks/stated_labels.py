@@ -95,7 +95,7 @@ def _counts(view: View) -> Tensor:
     place = torch.full((int(max(sent.ids.max(), view.ids.max())) + 1,), -1)
     place[view.ids] = torch.arange(len(view.ids))
     mine = place[sent.ids] >= 0
-    stated = one_hot(sent.labels[mine], view.classes).double()
+    stated = one_hot(sent.labels[mine].cpu(), view.classes).double()
     counts = torch.zeros(len(view.ids), view.classes, dtype=torch.float64).index_add_(0, place[sent.ids[mine]], stated)
     remembered = bool(((counts > 0).sum(1) <= 1).all())
     return counts.clamp(max=1) if remembered else counts

@@ -105,8 +105,9 @@ class _Rows(NamedTuple):
         rows = view.context.last(torch.cat([view.known.ids, view.ids]))
         when = rows.step.double()
         when = 2 * (when - when.min()) / (when.max() - when.min()).clamp(min=1) - 1
-        powers = torch.stack([when**k for k in range(drift + 1)], 1)
-        return cls(_features(rows).double(), torch.cat([found.known, found.victims]), powers)
+        features = _features(rows).double()
+        powers = torch.stack([when**k for k in range(drift + 1)], 1).to(features)
+        return cls(features, torch.cat([found.known, found.victims]), powers)
 
 
 class _Clone:
@@ -115,9 +116,9 @@ class _Clone:
     def __init__(self, rows: _Rows, found: Anchored, drift: int) -> None:
         # While predictions are even, g = mean W - W_y: the known gradients are the rows of W, up to their mean.
         first = -found.mean_of_class(found.known).nan_to_num(0)
-        self.weight = torch.zeros(drift + 1, *first.shape, dtype=first.dtype)
+        self.weight = first.new_zeros(drift + 1, *first.shape)
         self.weight[0] = first - first.mean(0)
-        self.bias = torch.zeros(drift + 1, len(first), dtype=first.dtype)
+        self.bias = first.new_zeros(drift + 1, len(first))
 
     def distances(self, rows: _Rows, missing: Tensor | None = None) -> Tensor:
         """(R, K): squared distance of each row's gradient to the clone's for each label; infinite for missing ones."""

@@ -158,11 +158,12 @@ class Beside(OnlineAttack):
 
     def finished(self, view: View, generator: torch.Generator) -> tuple[Learners, ...]:
         """A copy of each stand-in after ``finish`` more steps, in eval mode and without gradients."""
-        clients, body = copy.deepcopy(self.watched()), self.body(view)
+        clients, body, like = copy.deepcopy(self.watched()), self.body(view), view.aux.inputs
         for nets in clients:
-            nets.to(view.aux.inputs)
+            nets.to(like)
         for _ in range(self.finish):
-            sent, labels = self._recent.draw(self.batch_size, generator) if len(self._recent) else (None, None)
+            kept = len(self._recent) > 0
+            sent, labels = self._recent.draw(self.batch_size, generator, like.device) if kept else (None, None)
             self._learn(clients, view, Given(sent, labels, body), generator)
         for nets in clients:
             for name in ("client", "tail"):

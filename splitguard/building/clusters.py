@@ -26,7 +26,7 @@ def top_directions(rows: Tensor, count: int, generator: torch.Generator) -> Tens
     Source: Halko, Martinsson, Tropp, Finding structure with randomness, SIAM Review 2011, algorithm 4.4.
     """
     width = min(count + EXTRA, *rows.shape)
-    basis = torch.randn(rows.shape[1], width, generator=generator, dtype=rows.dtype)
+    basis = torch.randn(rows.shape[1], width, generator=generator, dtype=rows.dtype).to(rows)
     for _ in range(ROUNDS):
         basis = torch.linalg.qr(rows.T @ torch.linalg.qr(rows @ basis).Q).Q
     inner = torch.linalg.svd(rows @ basis, full_matrices=False).Vh
@@ -54,7 +54,7 @@ def k_means(rows: Tensor, count: int, generator: torch.Generator, *, starts: int
     seed = int(torch.randint(2**31, (1,), generator=generator))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # it says that rows coincide
-        found = KMeans(count, n_init=starts, random_state=seed).fit(rows.numpy())
+        found = KMeans(count, n_init=starts, random_state=seed).fit(rows.cpu().numpy())
     return torch.from_numpy(found.cluster_centers_).to(rows)
 
 
@@ -71,9 +71,10 @@ def named(distances: Tensor, labels: Tensor, classes: int) -> Tensor:
     """
     from scipy.optimize import linear_sum_assignment
 
+    labels = labels.to(distances.device)
     counts = torch.bincount(labels, minlength=classes)
     cost = distances.new_zeros(classes, classes).index_add(0, labels, distances) / counts.clamp(min=1)[:, None]
-    rows, clusters = linear_sum_assignment(cost.numpy())
+    rows, clusters = linear_sum_assignment(cost.cpu().numpy())
     out = torch.empty(classes, dtype=torch.int64)
     out[torch.from_numpy(clusters)] = torch.from_numpy(rows)
     return out

@@ -111,7 +111,7 @@ class Completion:
             return material(view, known.ids), known.labels, 0, 0
         have = torch.bincount(known.labels, minlength=view.classes)
         order = torch.randperm(len(view.aux), generator=generator)
-        labels = view.aux.labels[order]
+        labels = view.aux.labels[order].cpu()  # as the positions are
         chosen = torch.cat([order[labels == k][: max(self.labelled - int(have[k]), 0)] for k in range(view.classes)])
         inputs = view.aux.inputs[chosen]
         more = inputs if own or len(chosen) == 0 else view.query(inputs, generator)

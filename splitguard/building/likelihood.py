@@ -90,7 +90,7 @@ class JointLikelihood:
         found = [_of_victim(rows, i, releases, view, apart=exact) for i in view.ids]
         owner = torch.tensor([n for n, own in enumerate(found) for _ in own])
         head = torch.tensor([e[0] for own in found for e in own])
-        count = torch.tensor([e[1] for own in found for e in own], dtype=like.dtype)
+        count = torch.tensor([e[1] for own in found for e in own], dtype=like.dtype, device=like.device)
         smashed = torch.stack([e[2] for own in found for e in own]).to(like)
         heads = Heads(view)
         noise, signal = _variances(view, heads.through(int(head.max()), spread(like, SAMPLE)))
@@ -98,17 +98,17 @@ class JointLikelihood:
 
     def misfit(self, slack: float | Tensor) -> Callable[[Tensor], Tensor]:
         """The function from inputs (N, *in) to misfits (N,), for one slack or one a victim (N,)."""
-        forward, variance = self.heads.all_at(self.head), self._variance(slack)
+        forward, variance, owner = self.heads.all_at(self.head), self._variance(slack), self.owner.to(self.count.device)
         pointed = self._pointed().view(-1, *[1] * (self.smashed.ndim - 1))
 
         def function(inputs: Tensor) -> Tensor:
-            made = forward(inputs[self.owner])
+            made = forward(inputs[owner])
             apart = self.view.defense.residual(made, self.smashed) if self.view.adaptive else made - self.smashed
             wrong = apart.square() / variance
             if bool(pointed.any()):
                 wrong = torch.where(pointed, LAPLACE * ((wrong + ROUND**2).sqrt() - ROUND), wrong)
             each = self.count * wrong.flatten(1).sum(1)
-            return each.new_zeros(self.victims).index_add(0, self.owner, each)
+            return each.new_zeros(self.victims).index_add(0, owner, each)
 
         return function
 
@@ -132,7 +132,7 @@ class JointLikelihood:
                 wrong = torch.cdist(z, made, compute_mode="donot_use_mm_for_euclid_dist").square()
                 if bool(pointed[mine].any()):
                     wrong = torch.where(pointed[mine, None], LAPLACE * torch.cdist(z, made, p=1), wrong)
-                out.index_add_(0, self.owner[mine], self.count[mine, None] * wrong)
+                out.index_add_(0, self.owner[mine].to(out.device), self.count[mine, None] * wrong)
         return out
 
     def latest(self) -> Tensor:
@@ -197,7 +197,7 @@ class JointLikelihood:
 
     def _variance(self, slack: float | Tensor) -> Tensor:
         if isinstance(slack, Tensor):
-            slack = slack[self.owner].view(-1, *[1] * (self.smashed.ndim - 1))
+            slack = slack[self.owner].to(self.smashed).view(-1, *[1] * (self.smashed.ndim - 1))
         return self.noise + slack * self.signal
 
 
@@ -255,6 +255,6 @@ def _variances(view: View, made: Tensor) -> tuple[Tensor, Tensor]:
         if view.adaptive and view.defense.noise_std() > 0:
             noise = torch.full_like(signal, view.defense.noise_std() ** 2)
         elif view.adaptive:
-            draws = view.defense.released_like(made, generator(0, "noise variance", device=made.device))
+            draws = view.defense.released_like(made, generator(0, "noise variance"))
             noise = view.defense.residual(made, draws).square().mean(over, keepdim=True)[0]
     return noise, signal

@@ -37,8 +37,12 @@ class Recent:
             self._smashed = _latest(self._smashed, exchange.smashed, self._rows)
             self._labels = None if exchange.labels is None else _latest(self._labels, exchange.labels, self._rows)
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    def draw(
+        self, count: int, generator: torch.Generator, device: torch.device | str = "cpu"
+    ) -> tuple[Tensor, Tensor | None]:
         """At most ``count`` rows (n, *cut), none twice, and their labels (n,), None where they are not seen.
+
+        They are kept in main memory and handed over on ``device``.
 
         Raises:
             IndexError: if nothing was kept.
@@ -46,7 +50,8 @@ class Recent:
         if self._smashed is None:
             raise IndexError("nothing was kept; ask len() first")
         chosen = torch.randperm(len(self), generator=generator)[:count]
-        return self._smashed[chosen], None if self._labels is None else self._labels[chosen]
+        labels = None if self._labels is None else self._labels[chosen].to(device)
+        return self._smashed[chosen].to(device), labels
 
     def last(self) -> tuple[Tensor, Tensor]:
         """Ids (n,) of the rows kept, each once, and what was sent of it last (n, *cut).

@@ -146,5 +146,5 @@ def _as_frequent(view: View, rows: Rows) -> Tensor | None:
         return None
     wanted = torch.bincount(labels, minlength=view.classes).double()
     held = torch.bincount(rows.labels, minlength=view.classes).double()
-    weights: Tensor = (wanted / held.clamp(min=1))[rows.labels]
+    weights: Tensor = (wanted / held.clamp(min=1))[rows.labels].cpu()  # where the generator draws
     return weights if float(weights.sum()) > 0 else None

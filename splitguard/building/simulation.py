@@ -224,7 +224,7 @@ class Simulation(OnlineAttack):
             nets.to(like)
         with seeded(generator, like):
             for _ in range(self.finish if len(self._recent) > 1 else 0):
-                sent, labels = self._recent.draw(self.batch_size, generator)
+                sent, labels = self._recent.draw(self.batch_size, generator, like.device)
                 sent, told = sent.to(like), labels if self._told else None
                 for nets, way in zip(clients, ways(view), strict=True):
                     self._step(nets, body, way, sent, told, generator)

@@ -63,7 +63,7 @@ def logit_layer(view: View) -> str:
     layers: dict[str, nn.Linear] = {path: m for path, m in tail.named_modules() if isinstance(m, nn.Linear)}
     rows, draws = 4, generator(0, "logit-layer")
     into = torch.rand(rows, *view.cut_shapes[-1], generator=draws)
-    into = into.to(next(tail.parameters(), into).dtype)
+    into = into.to(next(tail.parameters(), into))
     for path, layer in layers.items():
         probe = torch.randn(rows, layer.out_features, generator=draws).to(into)
         handle = layer.register_forward_hook(lambda *_, probe=probe: probe)

@@ -52,8 +52,12 @@ def models_of(session: Session) -> Models:
 
 
 def answer(session: Session, inputs: Tensor, gen: torch.Generator) -> Tensor:
-    """(N, *cut1): what the deployed pipeline, defense included, makes of inputs that are no rows of the deployment."""
+    """(N, *cut1): what the deployed pipeline, defense included, makes of inputs that are no rows of the deployment.
+
+    It is asked on the device on which ``inputs`` are.
+    """
     ids = torch.full((len(inputs),), -1, dtype=torch.int64)
-    pipeline = Deployed((session.split.head,), None, gen, torch.device("cpu"))
+    head = session.split.head if inputs.device.type == "cpu" else copy.deepcopy(session.split.head).to(inputs.device)
+    pipeline = Deployed((head,), None, gen, inputs.device)
     ctx = Context(ids, -1, session.training.epochs, -1, Phase.QUERY)
     return session.defense.during(Phase.QUERY).released_like(pipeline.send(inputs, ctx), gen)

@@ -15,6 +15,7 @@ from splitguard.data.rows import Data, Rows
 from splitguard.engine.access import models_of
 from splitguard.engine.cut import SplitModel
 from splitguard.engine.defense import Alarm, Defense
+from splitguard.engine.device import on_device
 from splitguard.engine.goals import check_goal
 from splitguard.engine.lineup import Lineup, send_lineup
 from splitguard.engine.pretrain import aux_alone
@@ -99,7 +100,7 @@ class Session:
         adaptive: bool = True,
         known: int | None = None,
     ) -> View:
-        """What the adversary of ``attack`` knows of this session.
+        """What the adversary of ``attack`` knows of this session, on the device that the session was to train on.
 
         Args:
             attack: its threat decides what is granted; seats other than AFTER count as active where they act. Its goal
@@ -125,12 +126,14 @@ class Session:
                 raise NotSupported("only the server sees rows of members and of strangers; a client knows its own")
             lined = self.lineup.ids
             sent = send_lineup(self) if len(lined) else None
-            return self.frame(attack, party, profile, Phase.QUERY, lined, adaptive, releases=sent)
-        found = victims_of(self, attack.goal, party, phase, self.data.known if known is None else known)
-        return self.frame(
-            attack, party, profile, Phase(phase), found.ids, adaptive,
-            releases=found.releases, context=found.context, known=found.known,
-        )  # fmt: skip
+            view = self.frame(attack, party, profile, Phase.QUERY, lined, adaptive, releases=sent)
+        else:
+            found = victims_of(self, attack.goal, party, phase, self.data.known if known is None else known)
+            view = self.frame(
+                attack, party, profile, Phase(phase), found.ids, adaptive,
+                releases=found.releases, context=found.context, known=found.known,
+            )  # fmt: skip
+        return on_device(view, self.training.attack_device())
 
     def frame(
         self,

@@ -52,7 +52,7 @@ class Training:
         average_every: in splitfed, the number of parallel rounds between two averagings, or ``epoch``.
         evaluate: test accuracy after the ``last`` epoch only, or after each ``epoch``; each evaluation sends the test
             rows once.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu`` or ``cuda``; attacks after the session work there too.
         precision: ``float32``, ``float64``, or ``bfloat16`` for autocast.
         threads: torch threads; part of the results, since one thread and two round differently.
         noise: ``seeded`` draws the defense's noise from the seed, for evaluation; ``os`` from the operating system, as
@@ -155,6 +155,10 @@ class Training:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise BadSetting("train: device cuda was asked for and torch finds none; use device: auto or cpu")
         return torch.device(self.device)
+
+    def attack_device(self) -> torch.device:
+        """The device to attack the finished session on: the same, or main memory where torch finds no other by now."""
+        return torch.device("cuda" if self.device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 #: The least value of each whole number, and what may stand there instead.

@@ -84,7 +84,8 @@ def judge(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
 
 
 def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
-    images = wanted(guess.images, attack, "images").cpu()
+    found = wanted(guess.images, attack, "images")
+    images = found.cpu()
     truth = session.truth(view.ids)
     blind = _blind_guess(session, view, truth)
     everyone = session.data.members if view.phase is Phase.TRAINING else session.data.query.ids
@@ -92,7 +93,7 @@ def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
     gallery = session.truth(others).inputs if len(others) else None
     score = score_images(images, truth.inputs, blind, gallery=gallery, seed=session.seed)
     values: dict[str, Value] = score.as_dict()
-    ratio = optimisation_ratio(attack, view, guess=images, truth=truth.inputs, blind=blind.images)
+    ratio = optimisation_ratio(attack, view, guess=found, truth=truth.inputs, blind=blind.images)
     values |= {"loss_ratio": ratio, "weak": None if ratio is None else ratio < WEAK}
     values |= _recognised(session, truth, {"": images, "_truth": truth.inputs, "_blind": blind.images})
     values["frechet_alexnet"] = frechet_alexnet(images, truth.inputs)
@@ -155,7 +156,7 @@ def optimisation_ratio(attack: Attack, view: View, *, guess: Tensor, truth: Tens
     """
     losses = []
     for images in (truth, guess, blind):
-        loss = attack.objective(view, images)
+        loss = attack.objective(view, images.to(guess.device))  # where the view is
         if loss is None:
             return None
         losses.append(float(loss.detach().double().mean()))
