@@ -5,10 +5,12 @@ Run: ``python -m benchmarks.coded_head [--seeds 7 8 9] [--out FILE]``. Fashion-M
 clients, a LeNet cut at fc1, the deployment of docs/codebook.md at epsilon 4, with 2,000 and with 50 labelled auxiliary
 rows.
 
-All three heads are pre-trained for as many steps. *plain* knows nothing of the codebook. The others go through it in
-the second half of the steps: words are made anew every tenth of it, and gradients are passed straight through. *words*
-takes each row to its nearest word, as van den Oord et al. (2017) train a vector-quantised network; *channel* to what
-would be sent of it, the answer drawn anew each time.
+All three heads are pre-trained for as many steps. *plain* knows nothing of the codebook. The others know it in the
+second half of the steps, in which words are made anew every tenth. *words* also learns the task from each row's nearest
+word, with gradients passed straight through, and stays near it, as van den Oord et al. (2017) train a vector-quantised
+network. *channel* learns as *words* does, and its upper layers also from what would be sent, the answer drawn anew each
+time; no gradient of an answer reaches the head, since the answer is mostly another row's word. With such gradients, or
+without the task on the rows themselves, the accuracy fell to .1 on seeds 1 and 2.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from splitguard.models import make_model
 #: The attacks and defenses whose versions a stored result is of.
 USED = ("codebook",)
 EPSILON, CUT, BATCH = 4.0, "fc1", 64
+#: At this epsilon the answer is the word; the weight of the distance to it (van den Oord et al. take .25 to 2).
+SURE, NEAR = 30.0, 0.25
 #: With so many auxiliary rows, so many epochs.
 AUXILIARY = {2000: 40, 50: 400}
 Head = Literal["plain", "words", "channel"]
@@ -71,16 +75,21 @@ def pretrained(data: Data, head: Head, epochs: int, seed: int) -> nn.Module:
     parts = split(network, CUT)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
     draws, late = generator(seed, "coded head"), max(epochs // 20, 1)
-    defense = None
+    books: list[Defense] = []
     for epoch in range(epochs):
         if head != "plain" and epoch >= epochs // 2 and (epoch - epochs // 2) % late == 0:
-            # At the largest epsilon the answer is the word.
-            defense = coded(parts, data, epsilon=30.0 if head == "words" else EPSILON)
+            books = [coded(parts, data, epsilon=epsilon) for epsilon in (SURE, EPSILON)]
         for positions in torch.randperm(len(data.aux), generator=draws).split(BATCH):
             rows = data.aux[positions]
             smashed: Tensor = parts.head(rows.inputs)
-            sent = smashed if defense is None else defense.released_like(smashed, draws)
-            loss = nn.functional.cross_entropy(parts.body(sent), rows.labels)
+            sent = [smashed]
+            if books:
+                sent += [books[0].released_like(smashed, draws)]
+                sent += [books[1].released_like(smashed, draws).detach()] if head == "channel" else []
+            loss = torch.stack([nn.functional.cross_entropy(parts.body(z), rows.labels) for z in sent]).sum()
+            if books:
+                apart = (smashed - sent[1].detach()).square().mean()
+                loss = loss + NEAR * apart / smashed.detach().square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

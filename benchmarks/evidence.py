@@ -49,8 +49,8 @@ def inversion(found: Result) -> str:
         f"{ours['psnr']:.1f} dB / SSIM {ours['ssim']:.3f} in {ours['seconds_an_image']:.1f} s an image, where the "
         f"reference schedule reaches {best['psnr']:.1f} dB / {best['ssim']:.3f} in {best['seconds_an_image']:.0f} s, "
         f"far short of the paper's {paper['psnr']} dB / {paper['ssim']} on its own network: this one is trained for "
-        f"{trained['epochs']:.1f} epochs only, to an accuracy of {trained['accuracy']:.3f}, so that the schedule is beaten "
-        f"here, where it stalls, and not at the paper's strength{_paired(found, 'ssim')}"
+        f"{trained['epochs']:.1f} epochs only, to an accuracy of {trained['accuracy']:.3f}, so that the schedule is "
+        f"beaten here, where it stalls, and not at the paper's strength{_paired(found, 'ssim')}"
     )
 
 
