@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What running cells through a matrix costs: trainings done, time beside trainings and attacks, and `--help`.
 
-Run: ``python -m benchmarks.matrix [--matrix FILE] [--out FILE]``. Without a file it is examples/fashion-mnist.yaml,
-which takes one worker more than half an hour. The targets: one training a deployment and seed, however many attacks
+Run: ``python -m benchmarks.matrix [--matrix FILE] [--keep FOLDER] [--out FILE]``. Without a file it is
+examples/fashion-mnist.yaml, which takes one worker more than half an hour; the run that is kept is the one that
+`benchmarks.findings` reads. The targets: one training a deployment and seed, however many attacks
 share it; under 3 % of the worker's time, from reading the file to the last record, spent on anything but trainings and
 attacks; `splitguard --help` in under half a second.
 """
@@ -40,14 +41,18 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--matrix", type=Path, default=MATRIX)
+    parser.add_argument("--keep", type=Path, help="a new folder for the run")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.keep and options.keep.exists():
+        parser.error(f"{options.keep} exists; what it holds would not be run, and not be timed")
     with tempfile.TemporaryDirectory() as folder:
+        run = options.keep or Path(folder) / "run"
         began = time.perf_counter()
-        results = sg.Matrix.from_file(options.matrix).run(Path(folder) / "run", jobs=1, progress=False)
+        results = sg.Matrix.from_file(options.matrix).run(run, jobs=1, progress=False)
         total = time.perf_counter() - began
-        sessions = [json.loads(f.read_text()) for f in Path(folder).glob("run/sessions/*/session.json")]
+        sessions = [json.loads(f.read_text()) for f in run.glob("sessions/*/session.json")]
     frame = results.frame[results.frame["status"] == "ok"]
     trainings = sum(session["costs"]["train_seconds"] for session in sessions)
     attacks = frame["attack_seconds"].sum()
