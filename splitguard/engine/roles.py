@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -62,6 +63,13 @@ class Guess:
     budget: Budget = field(default_factory=Budget)
     converged: bool | None = None
     settings: Mapping[str, float | int | str] = field(default_factory=dict)
+
+    def cpu(self) -> Guess:
+        """The same in main memory, whatever device it was made on."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in ("images", "labels", "scores", "choices")}
+        networks: dict[str, Any] = {name: copy.deepcopy(getattr(self, name)) for name in ("head", "tail")}
+        moved: dict[str, Any] = {name: None if v is None else v.cpu() for name, v in (values | networks).items()}
+        return replace(self, **moved)
 
 
 class Attack(ABC):

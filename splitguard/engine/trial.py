@@ -124,7 +124,7 @@ class Trial:
         session = _trained(*where) if attack.seat is Seat.AFTER else _train(*where, attack)
         view = session.view(attack, profile=Profile.ACTIVE)
         before = _parts(view, session) | data_before
-        guess = attack.run(view, generator(0, "contract"))
+        guess = attack.run(view, generator(0, "contract")).cpu()
         globals_after, after = _globals(), _parts(view, session) | _hashed({"the task's data": task.data})
         touched = tuple(n for n, state in globals_before.items() if globals_after[n] != state)
         written = tuple(n for n, state in before.items() if after[n] != state)
