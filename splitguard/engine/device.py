@@ -29,7 +29,7 @@ def on_device(view: View, device: torch.device) -> View:
     """The same view with its rows, releases and networks on ``device``; what is read of either was read of both.
 
     Random numbers come from the attack's generator, which stays in main memory, so that an attack draws the same on
-    every device; what it computes of them differs by rounding.
+    every device, layers such as dropout aside; what it computes of them differs by rounding.
     """
     if device.type == "cpu":
         return view

@@ -112,7 +112,8 @@ def test_a_seed_without_a_bound_leaves_none_for_all(tmp_path: Path) -> None:
 def test_guessed_images_that_re_identify_stand_beside_a_bound_and_only_beside_one(tmp_path: Path) -> None:
     def bounded(record: Record) -> Record:
         named = record.cell.attack.name == "inverse-network" and record.phase == "training"
-        return replace(record, values={**record.values, "bound": 0.3, "reid": 0.25}) if named else record
+        reid = {"reid": 0.25, "reid_pixel": 0.25, "reid_lpips": 0.125}
+        return replace(record, values={**record.values, "bound": 0.3, **reid}) if named else record
 
     shown = deployments(load(write_run(tmp_path / "run", cases=[CASES[4]], seeds=[0, 1], change=bounded)))
     found = {(m.attack, m.phase): m for m in matches(shown)}
@@ -120,6 +121,9 @@ def test_guessed_images_that_re_identify_stand_beside_a_bound_and_only_beside_on
     one = found["inverse-network", "training"]
     assert (one.hits, one.n, one.chance) == (VICTIMS // 4 * 2, 2 * VICTIMS, 1 / VICTIMS)
     assert one.bound == pytest.approx(0.3)
+    assert one.interval == clopper_pearson(one.hits, one.n, level=0.975)  # the better of two distances was counted
+    other = found["candidate-match", "training"]
+    assert other.interval == clopper_pearson(other.hits, other.n)
 
 
 def test_every_record_that_is_not_ok_is_in_the_gaps_with_its_reason(
