@@ -116,3 +116,12 @@ def test_the_page_is_that_of_the_stored_rows(name: str) -> None:
     rows = json.loads((suite.HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
     _, made_of = suite.TABLES[name]
     assert (suite.DOCS / f"{name}.md").read_text(encoding="utf-8") == made_of(rows)
+
+
+def test_no_coded_head_is_clearly_above_a_plain_one_as_the_page_says() -> None:
+    found = json.loads((suite.HERE.parent / "results" / "coded_head.json").read_text(encoding="utf-8"))
+    coded = [row for row in found["rows"] if row["head"] != "plain"]
+    assert {(row["aux"], row["head"]) for row in coded} == {(a, h) for a in (50, 2000) for h in ("words", "channel")}
+    assert found["epsilon"] == 4
+    assert max(row["gain_at_least"] for row in coded) <= 0
+    assert "it is nowhere clearly above a plain one" in (suite.DOCS / "codebook.md").read_text(encoding="utf-8")
