@@ -64,6 +64,21 @@ def test_a_noiseless_truth_fits_perfectly_and_through_the_defense() -> None:
     assert float(likelihood.misfit(1.0)(x).min()) > 1
 
 
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_what_a_dead_head_is_said_to_have_sent_fits_every_input_alike(adaptive: bool) -> None:
+    """As of a head that noise killed in training: what crossed was noise alone, over a signal of 0."""
+    dead, x = convs(1), smooth(4)
+    for parameter in dead[0].parameters():
+        parameter.data.zero_()
+    view = sent_view(x, dead, [[0], [0], [0], [0]], defense=Noise(0.3), adaptive=adaptive)
+    rows = view.releases
+    noisy = replace(view, _releases=replace(rows, smashed=torch.randn(rows.smashed.shape, generator=gen(3))))
+    misfit = JointLikelihood.of(noisy, releases=8).misfit(0.1)
+    one, two = misfit(smooth(4, seed=4)), misfit(smooth(4, seed=8))
+    assert bool(torch.isfinite(one).all())
+    assert torch.equal(one, two)
+
+
 def test_many_releases_beat_one_by_their_number() -> None:
     """A linear head, noise far below the range: the error of least squares is sigma^2 tr((W^T W)^-1), over T."""
     made, x, sigma = [network(s, LINEAR) for s in range(8)], smooth(40), 0.02
