@@ -31,8 +31,8 @@ def attribute(session: Session, attack: Attack, view: View, guess: Guess) -> Jud
     truth = session.truth(view.ids).attributes
     assert truth is not None  # no view is given to an attack after attributes of data that has none
     values, aux = session.data.attribute_classes or 0, session.data.aux
-    labels = None if guess.labels is None else guess.labels.detach().cpu()
-    scores = None if guess.scores is None else guess.scores.detach().cpu()
+    labels = None if guess.labels is None else guess.labels.detach()
+    scores = None if guess.scores is None else guess.scores.detach()
     blind = torch.zeros_like(truth)  # without auxiliary rows one constant guess is as good as another
     if aux.attributes is not None and len(aux):
         blind = blind_attributes(
@@ -53,7 +53,7 @@ def attribute(session: Session, attack: Attack, view: View, guess: Guess) -> Jud
 
 def membership(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
     """Members against strangers, who were lined up in an order that only the session knows."""
-    scores = wanted(guess.scores, attack, "scores (N, 2), column 1 for trained on").detach().cpu()
+    scores = wanted(guess.scores, attack, "scores (N, 2), column 1 for trained on").detach()
     truth = session.lineup.members
 
     def score(chosen: Tensor) -> MembershipScore:

@@ -60,6 +60,7 @@ def judge(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
             f"{attack.name}: a guess answers for view.ids, all of them in that order; got {len(guess.ids)} ids for "
             f"{len(view.ids)} victims"
         )
+    guess = guess.cpu()
     match attack.goal:
         case Goal.INPUTS:
             judged = _images(session, attack, view, guess)
@@ -84,8 +85,7 @@ def judge(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
 
 
 def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
-    found = wanted(guess.images, attack, "images")
-    images = found.cpu()
+    images = wanted(guess.images, attack, "images")
     truth = session.truth(view.ids)
     blind = _blind_guess(session, view, truth)
     everyone = session.data.members if view.phase is Phase.TRAINING else session.data.query.ids
@@ -93,7 +93,9 @@ def _images(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
     gallery = session.truth(others).inputs if len(others) else None
     score = score_images(images, truth.inputs, blind, gallery=gallery, seed=session.seed)
     values: dict[str, Value] = score.as_dict()
-    ratio = optimisation_ratio(attack, view, guess=found, truth=truth.inputs, blind=blind.images)
+    device = session.training.attack_device()  # the view's
+    there = {"guess": images.to(device), "truth": truth.inputs.to(device), "blind": blind.images.to(device)}
+    ratio = optimisation_ratio(attack, view, **there)
     values |= {"loss_ratio": ratio, "weak": None if ratio is None else ratio < WEAK}
     values |= _recognised(session, truth, {"": images, "_truth": truth.inputs, "_blind": blind.images})
     values["frechet_alexnet"] = frechet_alexnet(images, truth.inputs)
@@ -156,7 +158,7 @@ def optimisation_ratio(attack: Attack, view: View, *, guess: Tensor, truth: Tens
     """
     losses = []
     for images in (truth, guess, blind):
-        loss = attack.objective(view, images.to(guess.device))  # where the view is
+        loss = attack.objective(view, images)
         if loss is None:
             return None
         losses.append(float(loss.detach().double().mean()))
@@ -175,8 +177,7 @@ def _labels(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
     if guess.labels is None and guess.scores is None:
         wanted(None, attack, "labels or scores")
     truth = session.truth(view.ids).labels
-    labels = None if guess.labels is None else guess.labels.cpu()
-    scores = None if guess.scores is None else guess.scores.cpu()
+    labels, scores = guess.labels, guess.scores
     prior = session.data.classes_prior
     known: dict[str, Any] = {"classes": view.classes, "prior": prior, "seed": session.seed}
     batches = batches_of(session, view) if view.classes == 2 and scores is not None else None
@@ -190,7 +191,7 @@ def _labels(session: Session, attack: Attack, view: View, guess: Guess) -> Judge
 
 
 def _choices(session: Session, attack: Attack, view: View, guess: Guess) -> Judged:
-    choices = wanted(guess.choices, attack, "choices").cpu()
+    choices = wanted(guess.choices, attack, "choices")
     truth = session.choices(view)
     count = len(view.candidates)
     score = score_choices(choices, truth, n_candidates=count).as_dict()
@@ -203,4 +204,4 @@ def _choices(session: Session, attack: Attack, view: View, guess: Guess) -> Judg
 
 def _bytes(images: Tensor) -> npt.NDArray[np.uint8]:
     """Images in [0, 1] as 0..255, rounded."""
-    return (images.detach().float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+    return (images.detach().float().clamp(0, 1) * 255).round().byte().numpy()
