@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -91,21 +92,30 @@ class CrossFitted:
         fold: (M,) int64, the fold of each row.
     """
 
-    parts: tuple[LinearInverse, ...]
+    parts: tuple[Callable[[Tensor], Tensor], ...]
     fold: Tensor
 
     @classmethod
-    def fit(cls, smashed: Tensor, inputs: Tensor, fold: Tensor, *, rows: int) -> CrossFitted:
+    def fit(
+        cls,
+        smashed: Tensor,
+        inputs: Tensor,
+        fold: Tensor,
+        *,
+        rows: int,
+        inverse: Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]] = LinearInverse.fit,
+    ) -> CrossFitted:
         """Fits one inverse for each value in ``fold`` (M,), 0..F-1, to the first ``rows`` pairs outside that fold."""
         folds = int(fold.max()) + 1
         chosen = [torch.nonzero(fold != f).flatten()[:rows] for f in range(folds)]
-        return cls(tuple(LinearInverse.fit(smashed[c], inputs[c]) for c in chosen), fold)
+        return cls(tuple(inverse(smashed[c], inputs[c]) for c in chosen), fold)
 
     def of_rows(self, smashed: Tensor) -> Tensor:
         """(M, *in): the guess at each fitted row from its smashed data (M, *cut), which may be a new draw."""
-        out = smashed.new_zeros(len(smashed), *self.parts[0].mean_x.shape)
-        for number, part in enumerate(self.parts):
-            out[self.fold == number] = part(smashed[self.fold == number])
+        guesses = [part(smashed[self.fold == number]) for number, part in enumerate(self.parts)]
+        out = smashed.new_zeros(len(smashed), *guesses[0].shape[1:])
+        for number, guess in enumerate(guesses):
+            out[self.fold == number] = guess
         return out
 
     def __call__(self, smashed: Tensor) -> Tensor:

@@ -29,6 +29,14 @@ class Flips(Defense):
         return torch.where(torch.rand(smashed.shape, generator=generator) < 0.3, -smashed, smashed)
 
 
+class Scattered(nn.Module):
+    """Pixels in another order: what lies about a place says nothing of it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        order = torch.randperm(x[0].numel(), generator=torch.Generator().manual_seed(0))
+        return x.flatten(1)[:, order].view_as(x)
+
+
 def build(**settings: Any) -> Attack:
     return ATTACKS.build("inverse-network", **settings)
 
@@ -55,6 +63,26 @@ def test_it_improves_on_the_linear_guess_and_that_on_the_mean() -> None:
     ours, theirs, blind = (float(ssim(g, x).mean()) for g in (guess.images, linear, mean))
     assert ours > theirs + 0.02  # measured .95, .91, .07
     assert theirs > blind + 0.5
+
+
+def test_a_convolution_alone_is_inverted_at_each_place() -> None:
+    x, layers = smooth(6), (Centre(), nn.Conv2d(1, 12, 3, padding=1))
+    sent = sent_view(x, [network(0, layers)], [[0]] * 6, aux=AUX[:40])
+    whole, local = run(sent, steps=30), run(sent, steps=30, local=True)
+    assert whole.images is not None
+    assert local.images is not None
+    assert float(psnr(local.images, x).min()) > 60
+    assert float(psnr(whole.images, x).mean()) < 40
+
+
+def test_the_second_linear_guess_is_left_out_where_it_does_no_better_or_cannot_be() -> None:
+    x = smooth(6)
+    for layers in (LINEAR, (Scattered(), nn.Conv2d(1, 2, 3, padding=1))):
+        sent = sent_view(x, [network(0, layers)], [[0]] * 6, aux=AUX)
+        whole, local = run(sent, steps=10), run(sent, steps=10, local=True)
+        assert whole.images is not None
+        assert local.images is not None
+        assert torch.equal(whole.images, local.images)
 
 
 def test_without_noise_it_asks_once_and_with_noise_in_every_epoch() -> None:

@@ -68,7 +68,7 @@ def test_a_row_is_guessed_by_an_inverse_that_has_not_seen_it() -> None:
 def test_others_are_guessed_by_the_mean_of_all() -> None:
     z, x = pairs(12, 20, 1, 2, 2)
     fitted = CrossFitted.fit(z, x, torch.arange(12) % 3, rows=5)
-    assert [len(p.rows) for p in fitted.parts] == [5, 5, 5]
+    assert [len(p.rows) for p in fitted.parts if isinstance(p, LinearInverse)] == [5, 5, 5]
     assert torch.allclose(fitted(z), torch.stack([p(z) for p in fitted.parts]).mean(0))
 
 
