@@ -26,11 +26,11 @@ LAST, GAIN = 0.2, 0.01
 
 
 class _Found(NamedTuple):
-    """Images (N, *in), the clone that makes of them what was sent, the loss, and whether it had come to rest."""
+    """Images (N, *in), the clone that makes of them what was sent, steps, and whether they had come to rest."""
 
     images: Tensor
     clone: nn.Module
-    loss: float
+    steps: int
     rested: bool
 
 
@@ -48,17 +48,15 @@ class Unsplit(Attack):
     held fixed within a step; that alone would fade them, so it is assumed that pictures fill their range, and of the
     two signs that with the darker margins is taken. Where that is wrong, the guess is a negative.
 
-    x starts as one of a few mixtures of the channels of z (`first_images`), in both signs, and f as the best of a few
-    clones after a short training on it. That is what makes early cuts easy. Of the starts, each in its better sign, the
-    one that ends with the smallest loss is taken. Behind two convolutions little more than outlines comes back; from a
-    cut without places it starts in noise and seldom beats a mean image. It has no auxiliary rows to try anything on, so
-    an attacker who knows the defense always goes by its residual.
+    x starts as the smoothest mixture of the channels of z, in both signs, and f as the best of a few clones after a
+    short training on it. That is what makes early cuts easy. From a cut without places it starts in noise and seldom
+    beats a mean image; docs/attacks.md has it behind two convolutions, where it does not either. It has no auxiliary
+    rows to try anything on, so an attacker who knows the defense always goes by its residual.
 
     Args:
-        steps: of Adam on images and clone together, for each start and sign.
+        steps: of Adam on images and clone together, for each sign.
         warm_up: steps on each clone before, the images standing still.
-        clones: tried so, for each start and sign; the one that explains the first images best goes on.
-        starts: first images tried, at most; the first is the smoothest mixture of channels.
+        clones: tried so, for each sign; the one that explains the first images best goes on.
         lr: step size of the images, falling to 0 along a half cosine, in units of a pixel.
         clone_lr: of the clone, likewise.
         tv: weight of total variation.
@@ -73,7 +71,6 @@ class Unsplit(Attack):
     steps: int = 500
     warm_up: int = 100
     clones: int = 2
-    starts: int = 3
     lr: float = 0.03
     clone_lr: float = 3e-3
     tv: float = 0.02
@@ -82,12 +79,12 @@ class Unsplit(Attack):
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.ARCHITECTURE, (Party.SERVER,), uses=Sees.NOTHING)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 1
     paper: ClassVar[str] = "Erdogan, Kupcu, Cicek, UnSplit, WPES 2022"
-    quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"steps": 80, "warm_up": 40, "clones": 1, "starts": 1})
+    quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"steps": 80, "warm_up": 40, "clones": 1})
 
     def __post_init__(self) -> None:
-        for name, least in (("steps", 1), ("warm_up", 0), ("clones", 1), ("starts", 1), ("tv", 0), ("batch", 1)):
+        for name, least in (("steps", 1), ("warm_up", 0), ("clones", 1), ("tv", 0), ("batch", 1)):
             if getattr(self, name) < least:
                 raise BadSetting(f"{self.name}: {name} must be at least {least}; got {getattr(self, name)!r}")
         for name in ("lr", "clone_lr"):
@@ -100,28 +97,29 @@ class Unsplit(Attack):
         """(N, *in) in [0, 1] for all victims."""
         began = time.perf_counter()
         view.need(self.threat.needs)
-        found, steps = self._solve(view, generator)
+        found = self._solve(view, generator)
         return Guess(
             ids=view.ids,
             images=found.images,
-            budget=Budget(steps=steps, seconds=time.perf_counter() - began),
+            budget=Budget(steps=found.steps, seconds=time.perf_counter() - began),
             converged=found.rested,
         )
 
-    def _solve(self, view: View, generator: torch.Generator) -> tuple[_Found, int]:
-        """Of each start the sign with the darker margins, of those the one with the smallest loss; and all steps."""
+    def _solve(self, view: View, generator: torch.Generator) -> _Found:
+        """Both signs, one after the other, and of the two the one with the darker margins."""
         sent = latest(view)[0]
-        firsts = first_images(sent, view.input_shape, count=self.starts, share=self.share, generator=generator)
+        first = first_images(sent, view.input_shape, share=self.share, generator=generator)
         misfit, tried = _misfit(view, sent), []
-        for first in firsts:
-            both = [self._descend(view, misfit, start, generator) for start in (first, 1 - first)]
-            tried.append(min(both, key=lambda found: margin(found.images)))
-        return min(tried, key=lambda found: found.loss), len(firsts) * 2 * (self.clones * self.warm_up + self.steps)
+        for start in (first, 1 - first):
+            clone = self._best_clone(view, misfit, start, generator)
+            images, rested = self._descend(clone, misfit, start.clone())
+            tried.append((margin(images), images, clone, rested))
+        _, images, clone, rested = min(tried, key=lambda one: one[0])
+        return _Found(images, clone, len(tried) * (self.clones * self.warm_up + self.steps), rested)
 
-    def _descend(self, view: View, misfit: _Misfit, start: Tensor, generator: torch.Generator) -> _Found:
-        """Moves images from ``start``, and the clone that explains them best, together."""
-        clone = self._best_clone(view, misfit, start, generator)
-        images = start.clone().requires_grad_(True)
+    def _descend(self, clone: nn.Module, misfit: _Misfit, images: Tensor) -> tuple[Tensor, bool]:
+        """Moves both; the images, and whether they had come to rest."""
+        images.requires_grad_(True)
         optimizer = torch.optim.Adam(
             [{"params": [images], "lr": self.lr}, {"params": list(clone.parameters()), "lr": self.clone_lr}]
         )
@@ -137,7 +135,7 @@ class Unsplit(Attack):
                 if step % every == 0 and step <= UNTIL * self.steps:
                     images.copy_(stretched(images, self.share))
         before = path[int(len(path) * (1 - LAST)) - 1]
-        return _Found(images.detach(), clone, path[-1], before - path[-1] <= GAIN * before)
+        return images.detach(), before - path[-1] <= GAIN * before
 
     def _best_clone(self, view: View, misfit: _Misfit, images: Tensor, generator: torch.Generator) -> nn.Module:
         """The clone that explains the first images best after its training on them."""
@@ -174,10 +172,9 @@ class UnsplitFunctionality(Unsplit):
     negatives, or images of another contrast, explains z as well and is worth nothing there.
 
     Args:
-        steps: of Adam on images and clone together, for each start and sign.
+        steps: of Adam on images and clone together, for each sign.
         warm_up: steps on each clone before, the images standing still.
-        clones: tried so, for each start and sign; the one that explains the first images best goes on.
-        starts: first images tried, at most; the first is the smoothest mixture of channels.
+        clones: tried so, for each sign; the one that explains the first images best goes on.
         lr: step size of the images, falling to 0 along a half cosine, in units of a pixel.
         clone_lr: of the clone, likewise.
         tv: weight of total variation.
@@ -191,7 +188,7 @@ class UnsplitFunctionality(Unsplit):
     """
 
     goal: ClassVar[Goal] = Goal.FUNCTIONALITY
-    quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"steps": 300, "warm_up": 60, "clones": 1, "starts": 1})
+    quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"steps": 300, "warm_up": 60, "clones": 1})
 
     def run(self, view: View, generator: torch.Generator) -> Guess:
         """``head``: from (N, *in) to smashed data, in eval mode."""
@@ -202,11 +199,11 @@ class UnsplitFunctionality(Unsplit):
                 f"unsplit-functionality: the client's last layers, from the cut {view.cuts[-1]} on, leave no trace in "
                 "smashed data, so there is no whole network to steal. Use pcat-functionality, or a mode with one cut"
             )
-        found, steps = self._solve(view, generator)
+        found = self._solve(view, generator)
         return Guess(
             ids=view.ids,
             head=found.clone.requires_grad_(False),
-            budget=Budget(steps=steps, seconds=time.perf_counter() - began),
+            budget=Budget(steps=found.steps, seconds=time.perf_counter() - began),
             converged=found.rested,
         )
 

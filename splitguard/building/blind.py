@@ -17,40 +17,35 @@ LEAST, COARSE = 4, 4
 DEAD = 1e-4
 
 
-def first_images(
-    smashed: Tensor, input_shape: tuple[int, ...], *, count: int, share: float, generator: torch.Generator
-) -> list[Tensor]:
-    """Up to ``count`` guesses (N, C, H, W) in [0, 1]: mixtures a of the channels, at the inputs' size, as grey images.
+def first_images(smashed: Tensor, input_shape: tuple[int, ...], *, share: float, generator: torch.Generator) -> Tensor:
+    """(N, C, H, W) in [0, 1]: the smoothest mixture of the channels, at the inputs' size, as grey images.
 
-        first   a = argmin  E |grad a^T z|^2 / Var(a^T z),      the smoothest one
-        then    the principal components of the channels, each in units of its spread, the largest first
+        a = argmin  E |grad a^T z|^2 / Var(a^T z)
 
     A head's first layers are filters, each of which keeps a copy of the image with some frequencies weakened; the
-    mixture that varies least from place to place for its variance undoes most of that. Behind several layers what most
-    channels share is often closer. The sign is open: these are pictures or their negatives. Where smashed data has no
-    places, nothing is known, and each guess is smooth noise from ``generator``.
+    mixture that varies least from place to place for its variance undoes most of that. Its sign is open: these are
+    pictures or their negatives. Where smashed data has no places, nothing is known, and the images are smooth noise
+    from ``generator``.
 
     Args:
         smashed: (N, *cut).
         input_shape: (C, H, W).
-        count: of guesses; there is one at least, and at most one more than mixtures of channels that differ.
         share: as in `stretched`.
         generator: of the noise.
 
     Raises:
         BadSetting: if the inputs are not images.
 
-    Source: the smoothest mixture is the first min/max autocorrelation factor of Switzer and Green, 1984.
+    Source: the mixture is the first min/max autocorrelation factor of Switzer and Green, 1984.
     """
     if len(input_shape) != 3:
         raise BadSetting(f"a first picture is of images (C, H, W); this task's inputs have shape {input_shape}")
     if smashed.ndim == 4 and min(smashed.shape[2:]) >= LEAST:
-        maps = [_smoothest(smashed), *_largest(smashed, count - 1)]
+        maps = _smoothest(smashed)
     else:
-        noise = (torch.rand(len(smashed), 1, COARSE, COARSE, generator=generator) for _ in range(count))
-        maps = [one.to(smashed) for one in noise]
-    sized = (interpolate(one, size=input_shape[1:], mode="bilinear", align_corners=False) for one in maps)
-    return [stretched(one, share).expand(-1, input_shape[0], -1, -1).clone() for one in sized]
+        maps = torch.rand(len(smashed), 1, COARSE, COARSE, generator=generator).to(smashed)
+    images = stretched(interpolate(maps, size=input_shape[1:], mode="bilinear", align_corners=False), share)
+    return images.expand(-1, input_shape[0], -1, -1).clone()
 
 
 def stretched(images: Tensor, share: float) -> Tensor:
@@ -95,16 +90,3 @@ def _smoothest(smashed: Tensor) -> Tensor:
     rough = torch.einsum("nchw,ndhw->cd", across, across) + torch.einsum("nchw,ndhw->cd", down, down)
     _, turned = torch.linalg.eigh(white.T @ rough @ white)
     return torch.einsum("nchw,c->nhw", apart, white @ turned[:, 0])[:, None].to(smashed)
-
-
-def _largest(smashed: Tensor, count: int) -> list[Tensor]:
-    """Up to ``count`` maps (N, 1, H', W'): principal components of the channels (N, C', H', W') that are not dead."""
-    apart = (smashed - smashed.mean((0, 2, 3), keepdim=True)).double()
-    variance = apart.square().mean((0, 2, 3))
-    live = apart[:, variance > DEAD * variance.max()]
-    if not count or not live.numel():
-        return []
-    units = live / live.square().mean((0, 2, 3), keepdim=True).sqrt()
-    sizes, vectors = torch.linalg.eigh(torch.einsum("nchw,ndhw->cd", units, units))
-    chosen = vectors.T[sizes > DEAD * sizes[-1]].flip(0)[:count]
-    return [torch.einsum("nchw,c->nhw", units, one)[:, None].to(smashed) for one in chosen]

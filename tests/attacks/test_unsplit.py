@@ -57,10 +57,10 @@ def run(view: View, **settings: Any) -> Guess:
 
 def test_from_smashed_data_alone_most_of_the_picture_comes_back() -> None:
     x = pictures(16)
-    images = run(blank_view(x), steps=150, clones=1, starts=1).images
+    images = run(blank_view(x), steps=150, clones=1).images
     assert images is not None
     mean = x.mean(0).expand_as(x)
-    [start] = first_images(network(0, CONV)(x), (1, 12, 12), count=1, share=0.03, generator=gen())
+    start = first_images(network(0, CONV)(x), (1, 12, 12), share=0.03, generator=gen())
     ours, first, other, blind = (float(ssim(guess, x).mean()) for guess in (images, start, 1 - start, mean))
     assert ours > blind + 0.3
     assert ours > max(first, other) + 0.05
@@ -93,7 +93,7 @@ def test_coordinates_that_a_mask_hides_do_not_count_for_who_knows_of_it() -> Non
 def test_the_batch_changes_nothing_but_rounding() -> None:
     x = pictures(5).double()
     view = blank_view(x)
-    one, other = (run(view, steps=15, warm_up=5, clones=1, starts=1, batch=batch).images for batch in (64, 2))
+    one, other = (run(view, steps=15, warm_up=5, clones=1, batch=batch).images for batch in (64, 2))
     assert one is not None
     assert other is not None
     assert one.dtype is torch.float64
@@ -105,17 +105,17 @@ def test_the_mean_of_the_releases_of_one_head_is_matched() -> None:
     error = {}
     for times in (1, 25):
         view = blank_view(x, times=times, defense=Noise(0.5))
-        images = run(view, steps=60, warm_up=30, clones=1, starts=1).images
+        images = run(view, steps=60, warm_up=30, clones=1).images
         assert images is not None
         error[times] = float((images - x).square().mean())
     assert error[25] < 0.8 * error[1]
 
 
 def test_a_cut_without_places_is_answered_in_range() -> None:
-    guess = run(blank_view(pictures(4), DENSE), steps=20, warm_up=5, starts=2)
+    guess = run(blank_view(pictures(4), DENSE), steps=20, warm_up=5)
     assert guess.images is not None
     assert 0 <= float(guess.images.min()) <= float(guess.images.max()) <= 1
-    assert guess.budget.steps == 2 * 2 * (2 * 5 + 20)
+    assert guess.budget.steps == 2 * (2 * 5 + 20)
     assert guess.budget.aux == guess.budget.queries == 0
 
 
@@ -123,7 +123,7 @@ def test_a_cut_without_places_is_answered_in_range() -> None:
 def test_the_clone_explains_what_was_sent_and_is_handed_over_frozen() -> None:
     x = pictures(12)
     view = blank_view(x)
-    settings = {"steps": 120, "clones": 1, "starts": 1}
+    settings = {"steps": 120, "clones": 1}
     guess = ATTACKS.build("unsplit-functionality", **settings).run(view, gen())
     images = run(view, **settings).images
     assert guess.head is not None
@@ -161,47 +161,18 @@ def test_the_smoothest_mixture_is_found_among_rough_ones() -> None:
     x = nn.functional.interpolate(torch.rand(6, 1, 3, 3, generator=gen()), size=16, mode="bilinear") ** 3
     rough = torch.randn(6, 2, 16, 16, generator=gen(1))
     mixed = torch.einsum("ab,nbhw->nahw", torch.randn(3, 3, generator=gen(2)), torch.cat([x, rough], 1))
-    [found] = first_images(mixed, (1, 16, 16), count=1, share=0.0, generator=gen())
+    found = first_images(mixed, (1, 16, 16), share=0.0, generator=gen())
     wanted = stretched(x, 0.0)
     assert min(float((found - one).abs().max()) for one in (wanted, 1 - wanted)) < 0.05  # in either sign
-    [colour] = first_images(mixed, (3, 32, 32), count=1, share=0.0, generator=gen())
+    colour = first_images(mixed, (3, 32, 32), share=0.0, generator=gen())
     assert colour.shape == (6, 3, 32, 32)
     assert torch.equal(colour[:, 0], colour[:, 2])
-
-
-def test_the_others_are_the_principal_components_of_live_channels() -> None:
-    """Two maps, one of which most channels hold, in other units each; a third of the channels is dead."""
-    x = torch.rand(6, 2, 16, 16, generator=gen())
-    held = torch.tensor([[1.0, 0.1], [1.0, -0.1], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
-    units = torch.tensor([1.0, 100.0, 3.0, 10.0, 1.0, 1.0])
-    mixed = torch.einsum("ab,nbhw->nahw", held * units[:, None], x)
-    found = first_images(mixed, (1, 16, 16), count=9, share=0.0, generator=gen())
-    assert len(found) == 1 + 2
-    for one, wanted in zip(found[1:3], (stretched(x[:, :1], 0.0), stretched(x[:, 1:], 0.0)), strict=True):
-        assert min(float((one - sign).abs().mean()) for sign in (wanted, 1 - wanted)) < 0.05
-
-
-def test_of_several_starts_the_one_with_the_smallest_loss_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, seen = pictures(4), []
-    view, descend = blank_view(x), Unsplit._descend
-
-    def watched(self: Unsplit, *given: Any) -> Any:
-        seen.append(descend(self, *given))
-        return seen[-1]
-
-    monkeypatch.setattr(Unsplit, "_descend", watched)
-    images = run(view, steps=20, warm_up=10, clones=1, starts=3).images
-    assert len(seen) == 6
-    better = [min(pair, key=lambda one: margin(one.images)) for pair in zip(seen[::2], seen[1::2], strict=True)]
-    assert len({one.loss for one in better}) == 3
-    assert images is not None
-    assert torch.equal(images, min(better, key=lambda one: one.loss).images)
 
 
 def test_of_pictures_and_negatives_those_with_darker_margins_are_taken() -> None:
     """Pictures with bright margins come back as negatives: nothing in smashed data says otherwise."""
     x = pictures(8)
-    settings = {"steps": 60, "warm_up": 40, "clones": 1, "starts": 1}
+    settings = {"steps": 60, "warm_up": 40, "clones": 1}
     assert margin(x) < 0.4
     for truth, shown in ((x, x), (1 - x, x)):
         images = run(blank_view(truth), **settings).images
@@ -228,13 +199,12 @@ def test_stretching_sets_the_range_of_all_pixels_together() -> None:
 
 
 def test_constant_maps_start_from_nothing() -> None:
-    nothing = first_images(torch.full((3, 4, 6, 6), 0.7), (1, 12, 12), count=3, share=0.03, generator=gen())
-    assert not torch.cat(nothing).any()
+    assert not first_images(torch.full((3, 4, 6, 6), 0.7), (1, 12, 12), share=0.03, generator=gen()).any()
 
 
 def test_inputs_that_are_no_images_are_refused() -> None:
     with pytest.raises(BadSetting, match="of images"):
-        first_images(torch.rand(2, 5), (7,), count=1, share=0.0, generator=gen())
+        first_images(torch.rand(2, 5), (7,), share=0.0, generator=gen())
 
 
 @pytest.mark.parametrize(
@@ -243,7 +213,6 @@ def test_inputs_that_are_no_images_are_refused() -> None:
         ({"steps": 0}, "unsplit: steps must be at least 1; got 0"),
         ({"warm_up": -1}, "warm_up must be at least 0"),
         ({"clones": 0}, "clones must be at least 1"),
-        ({"starts": 0}, "starts must be at least 1"),
         ({"tv": -0.1}, "tv must be at least 0"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"lr": 0.0}, "lr must be positive"),
