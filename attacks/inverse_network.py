@@ -71,7 +71,8 @@ class InverseNetwork(Attack):
         batch_size: auxiliary images a step.
         aux: auxiliary images, at most.
         reads: the ``mean`` of a victim's releases by one head, or ``each`` of them too.
-        local: whether the second linear guess is tried; it needs a cut whose places stand for squares of pixels.
+        local: whether the second linear guess is tried, where the cut's places stand for squares of pixels and have at
+            most 256 channels.
 
     Source: He, Zhang, Lee, Model inversion attacks against collaborative inference, ACSAC 2019 (the black-box attack).
     Differences: the linear guess, the second term, fresh noise, several releases, early stopping on images kept aside;

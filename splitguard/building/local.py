@@ -19,6 +19,8 @@ __all__ = ["LocalInverse", "TwoScaleInverse"]
 STRENGTHS = (1e-9, 1e-7, 1e-5, 1e-3, 1e-1)
 #: Places to each side that are looked at, unless those are more than `WIDE` numbers: then 1.
 REACH, WIDE = 2, 1024
+#: Channels that it is fitted to at most: 9 numbers each are predictors, whose number the work grows with the cube of.
+MOST = 256
 #: Places fitted to, about: far more than there are predictors.
 PLACES = 2**16
 #: Images whose places are unfolded at once; it bounds memory.
@@ -57,8 +59,8 @@ class LocalInverse:
 
     @staticmethod
     def fits(cut_shape: tuple[int, ...], input_shape: tuple[int, ...]) -> bool:
-        """Whether each place of the cut stands for a block of s x s pixels."""
-        if len(cut_shape) != 3 or len(input_shape) != 3:
+        """Whether each place of the cut stands for a block of s x s pixels, and has 256 channels at most."""
+        if len(cut_shape) != 3 or len(input_shape) != 3 or cut_shape[0] > MOST:
             return False
         scale = input_shape[1] // cut_shape[1]
         return scale > 0 and input_shape[1:] == tuple(scale * side for side in cut_shape[1:])
@@ -76,8 +78,8 @@ class LocalInverse:
             )
         if not cls.fits(tuple(smashed.shape[1:]), tuple(inputs.shape[1:])):
             raise BadSetting(
-                "a local inverse needs images, and smashed data in which each place stands for a square of pixels; "
-                f"got a cut of {tuple(smashed.shape[1:])} and inputs of {tuple(inputs.shape[1:])}"
+                f"a local inverse needs images, and smashed data of at most {MOST} channels in which each place stands "
+                f"for a square of pixels; got a cut of {tuple(smashed.shape[1:])}, inputs of {tuple(inputs.shape[1:])}"
             )
         scale = inputs.shape[-1] // smashed.shape[-1]
         mean_z = smashed.mean((0, 2, 3))[:, None, None]

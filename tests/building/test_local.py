@@ -100,13 +100,16 @@ def test_smashed_data_that_tell_nothing_give_the_mean_pixel() -> None:
         ((8, 14, 28), (1, 28, 28), False),
         ((8, 56, 56), (1, 28, 28), False),
         ((84,), (1, 28, 28), False),
+        ((257, 28, 28), (1, 28, 28), False),
         ((8, 28, 28), (784,), False),
     ],
 )
-def test_a_place_has_to_stand_for_a_square(cut: tuple[int, ...], inputs: tuple[int, ...], fits: bool) -> None:
+def test_a_place_has_to_stand_for_a_square_and_have_few_channels(
+    cut: tuple[int, ...], inputs: tuple[int, ...], fits: bool
+) -> None:
     assert LocalInverse.fits(cut, inputs) is fits
     if not fits:
-        with pytest.raises(BadSetting, match="stands for a square of pixels"):
+        with pytest.raises(BadSetting, match="at most 256 channels in which each place stands for a square of pixels"):
             LocalInverse.fit(torch.rand(4, *cut), torch.rand(4, *inputs))
 
 
