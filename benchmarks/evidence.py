@@ -195,7 +195,7 @@ COMMANDS = {
     "inversion": "inversion --tv 10 1",
     "reference_unsplit_conv2": "reference_unsplit --cut conv2",
     "reference_he_mnist": "reference_he mnist",
-    "reference_he_cifar": "reference_he cifar",
+    "reference_he_cifar": "reference_he cifar --images 10",
 }
 
 

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from benchmarks.he2019 import Pixels, decoded, inverted, shadow
-from benchmarks.reference_he import CUTS
+from benchmarks.reference_he import CUTS, USED, _finished
+from benchmarks.timing import write
 from splitguard.engine.cut import split
 from splitguard.metrics import psnr
 from splitguard.models import make_model
@@ -66,3 +70,15 @@ def test_the_decoders_fit_the_cuts(name: str, model: str, shape: tuple[int, ...]
     for cut, (_, make) in CUTS[name].items():
         head = split(make_model(model, input_shape=shape, classes=10, seed=0), cut).head
         assert make()(head(torch.zeros(2, *shape))).shape == (2, *shape)
+
+
+def test_a_run_goes_on_where_one_of_the_same_attacks_and_images_stopped(tmp_path: Path) -> None:
+    out, cases = tmp_path / "out.json", {"query-free at conv11": {"ssim": {"n": 10}}}
+    assert _finished(None, 10) == _finished(out, 10) == {}
+    write(out, {"cases": cases}, USED)
+    assert _finished(out, 10) == cases
+    assert _finished(out, 20) == {}
+    older = json.loads(out.read_text())
+    older["versions"]["query-free"] -= 1
+    out.write_text(json.dumps(older))
+    assert _finished(out, 10) == {}
