@@ -58,9 +58,8 @@ class InverseNetwork(Attack):
     best linear guess from draws of one law is one from their mean. Where it does no better it is not used.
 
     With ``local`` a second linear guess is fitted, at each pixel from the smashed data about it and then from all of it
-    (`TwoScaleInverse`), and taken where its error on the images kept aside is the smaller. It gains where the cut has
-    the images' resolution or half of it, most where only one convolution lies before it, which is inverted nearly
-    exactly; deeper it gains nothing and takes several times as long.
+    (`TwoScaleInverse`), and taken where its error on the images kept aside is the smaller. What one convolution alone
+    made is so inverted nearly exactly; deeper it need not gain anything, and its fit takes longer.
 
     Args:
         steps: optimizer steps, at most.

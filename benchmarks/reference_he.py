@@ -6,7 +6,7 @@ the settings of ours are those of benchmarks/reproduce/papers/he2019-mnist.yaml 
 steps of their code: 5,000 of rMLE, 50 epochs of a decoder, 50 of a shadow and 500 of rMLE through it. Their MNIST
 network is not padded where LeNet is here; the decoders are theirs with the padding that this asks for.
 
-``--out`` is written after each cut, and a run goes on where an earlier one of the same attacks stopped.
+``--out`` is written after each cut, and a run goes on where an earlier one of the same matrix stopped.
 
 The exit status is 1 if ours is worse than theirs anywhere, by the one-sided 95 % limit of the difference in SSIM image
 by image.
@@ -110,13 +110,13 @@ def _sent(session: Session) -> Tensor:
     return view.releases.last(view.ids).smashed
 
 
-def _finished(out: Path | None, images: int) -> dict[str, Any]:
-    """The cases that an earlier run left in ``out``, if they are of as many images and of the attacks as they are."""
+def _finished(out: Path | None, matrix: Mapping[str, Any], images: int) -> dict[str, Any]:
+    """The cases that an earlier run left in ``out``, if it was of this matrix, these images and today's attacks."""
     if out is None or not out.exists():
         return {}
     found = json.loads(out.read_text(encoding="utf-8"))
-    alike = found["versions"] == named(*USED) and all(one["ssim"]["n"] == images for one in found["cases"].values())
-    return dict(found["cases"]) if alike else {}
+    alike = found["versions"] == named(*USED) and found.get("matrix") == matrix
+    return dict(found["cases"]) if alike and all(c["ssim"]["n"] == images for c in found["cases"].values()) else {}
 
 
 def main() -> int:
@@ -128,12 +128,13 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)
     paper = yaml.safe_load((PAPERS / f"he2019-{options.name}.yaml").read_text(encoding="utf-8"))
-    cases = _finished(options.out, options.images)
+    cases = _finished(options.out, paper["matrix"], options.images)
     for cut in CUTS[options.name]:
         if not any(name.endswith(f" at {cut}") for name in cases):
             cases |= case(paper, options.name, cut, options.images)
-        met = all(no_worse(found, "ssim") for found in cases.values())
-        write(options.out, {"what": f"he2019-{options.name}", "cases": cases, "met": met}, USED)
+        met = all(no_worse(one, "ssim") for one in cases.values())
+        found = {"what": f"he2019-{options.name}", "matrix": paper["matrix"], "cases": cases, "met": met}
+        write(options.out, found, USED)
     return 0 if met else 1
 
 

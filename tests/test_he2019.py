@@ -72,13 +72,14 @@ def test_the_decoders_fit_the_cuts(name: str, model: str, shape: tuple[int, ...]
         assert make()(head(torch.zeros(2, *shape))).shape == (2, *shape)
 
 
-def test_a_run_goes_on_where_one_of_the_same_attacks_and_images_stopped(tmp_path: Path) -> None:
-    out, cases = tmp_path / "out.json", {"query-free at conv11": {"ssim": {"n": 10}}}
-    assert _finished(None, 10) == _finished(out, 10) == {}
-    write(out, {"cases": cases}, USED)
-    assert _finished(out, 10) == cases
-    assert _finished(out, 20) == {}
+def test_a_run_goes_on_where_one_of_the_same_matrix_and_images_stopped(tmp_path: Path) -> None:
+    out, cases, matrix = tmp_path / "out.json", {"query-free at conv11": {"ssim": {"n": 10}}}, {"attack": "query-free"}
+    assert _finished(None, matrix, 10) == _finished(out, matrix, 10) == {}
+    write(out, {"matrix": matrix, "cases": cases}, USED)
+    assert _finished(out, matrix, 10) == cases
+    assert _finished(out, matrix, 20) == {}
+    assert _finished(out, {"attack": {"query-free": {"lr": 0.1}}}, 10) == {}
     older = json.loads(out.read_text())
     older["versions"]["query-free"] -= 1
     out.write_text(json.dumps(older))
-    assert _finished(out, 10) == {}
+    assert _finished(out, matrix, 10) == {}
