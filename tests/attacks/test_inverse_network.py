@@ -85,6 +85,17 @@ def test_the_second_linear_guess_is_left_out_where_it_does_no_better_or_cannot_b
         assert torch.equal(whole.images, local.images)
 
 
+def test_behind_noise_the_second_linear_guess_costs_nothing_and_draws_the_same_again() -> None:
+    x, layers = smooth(6), (Centre(), nn.Conv2d(1, 12, 3, padding=1))
+    sent = sent_view(x, [network(0, layers)], [[0] * 3] * 6, aux=AUX, defense=Noise(0.3))
+    whole, local, again = (run(sent, steps=12, reads="each", local=local).images for local in (False, True, True))
+    assert whole is not None
+    assert local is not None
+    assert again is not None
+    assert torch.equal(local, again)
+    assert float(mse(local, x).mean()) < 1.1 * float(mse(whole, x).mean())
+
+
 def test_without_noise_it_asks_once_and_with_noise_in_every_epoch() -> None:
     x, head = smooth(4), network(0, CONV)
     probe, steps, epochs = 2 * 16, 12, 2  # 180 images kept for training in batches of 32: 6 steps an epoch
