@@ -85,7 +85,7 @@ class PCAT(Beside):
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.BODY | Sees.AUX, (Party.SERVER,), uses=Sees.LABELS)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     paper: ClassVar[str] = "Gao, Zhang, PCAT, USENIX Security 2023"
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"steps": 2, "finish": 40, "width": 16, "decode": 40, "batch_size": 16}
