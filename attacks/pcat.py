@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from splitguard.api import ATTACKS, BadSetting, Exchange, Goal, Guess, Party, Sees, Threat, View
 from splitguard.building.beside import Beside, Given
+from splitguard.building.kept_features import KeptFeatures, nearest
 from splitguard.building.late_start import LateStart
 from splitguard.building.learners import Learners, rows_of
 from splitguard.building.mmd import mk_mmd
@@ -22,9 +24,6 @@ from splitguard.building.optimise import optimise_inputs
 from splitguard.building.pseudo_client import make_client, make_tail
 from splitguard.building.shadow import latest
 from splitguard.building.simulate import as_released, as_stated, as_trained
-
-#: Bytes of features that `PCATLabels` keeps.
-MEMORY = 64 * 2**20
 
 
 @ATTACKS.add("pcat")
@@ -172,40 +171,41 @@ def _rows(aux_labels: Tensor, labels: Tensor | None, count: int, generator: torc
 class PCATLabels(PCAT):
     """The labels that the pseudo-tail of `PCAT` reads off, in u-shaped split learning.
 
-        score(n, k) = log softmax_k t~(g_n(z_n))
+        score(n, k) = log mean softmax_k t~(g_m(z_m))    over the ``neighbours`` rows m nearest to n
 
-    with the final t~, and with the body g_n as it is when z_n is sent for the last time: a trained head moves on, and
-    the body with it. These features are kept in 64 MiB at most; the final body makes those of other rows.
+    with the final t~, and with the body g_m as it is when z_m is sent for the last time: a trained head moves on, and
+    the body with it. A tail that was taught by a few samples errs on rows here and there, while the victims' own
+    features lie together by class; so each row is told by its neighbours too, by the distance of features, itself among
+    them. Features are kept in 64 MiB at most; the final body makes those of other rows.
 
     Args:
+        neighbours: rows that a label is read off, at most half as many as there are rows to a class; 1 reads each row
+            by itself.
         live, align, late, steps, finish, match, width, tail_width, lr, batch_size, keep, aux: as in `PCAT`.
         decode, decoder_width, finetune: not used; they concern inputs.
 
-    Source: as `PCAT`, section 4.3, which reads all labels with the final body.
+    Source: as `PCAT`, section 4.3, which reads all labels with the final body, and each row by itself.
     """
 
-    _features: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+    neighbours: int = 30
+    _features: KeptFeatures = field(default_factory=KeptFeatures, init=False, repr=False, compare=False)
 
     goal: ClassVar[Goal] = Goal.LABELS
     threat: ClassVar[Threat] = Threat(
         Sees.SMASHED | Sees.BODY | Sees.AUX | Sees.FEATURES, (Party.SERVER,), uses=Sees.LABELS
     )
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"steps": 5, "finish": 60, "width": 16, "batch_size": 16})
+    least: ClassVar[Mapping[str, float]] = {**PCAT.least, "neighbours": 1}
 
     def start(self, view: View, generator: torch.Generator) -> None:
         """Draws the networks."""
         super().start(view, generator)
-        self._features = {}
+        self._features = KeptFeatures()
 
     def observe(self, exchange: Exchange, view: View, generator: torch.Generator) -> None:
         """Learns from what came, and keeps what the body makes of it."""
         super().observe(exchange, view, generator)
-        with torch.no_grad():
-            features = self.body(view)(exchange.smashed).cpu()
-        most = MEMORY // max(features[0].nbytes, 1)
-        for row, made in zip(exchange.ids.tolist(), features, strict=True):
-            if row in self._features or len(self._features) < most:
-                self._features[row] = made.clone()
+        self._features.add(exchange.ids, self.body(view)(exchange.smashed))
 
     def run(self, view: View, generator: torch.Generator) -> Guess:
         """``labels`` (N,) and ``scores`` (N, K)."""
@@ -213,20 +213,21 @@ class PCATLabels(PCAT):
         view.need(self.threat.needs)
         clients = self.finished(view, generator)
         with torch.no_grad():
-            made = self.body(view)(view.releases.last(view.ids).smashed.to(view.aux.inputs))
-        kept = zip(view.ids.tolist(), made, strict=True)
-        made = torch.stack([self._features.get(row, own).to(own) for row, own in kept])
-        scores = torch.stack([nets["tail"](made).log_softmax(1) for nets in clients]).mean(0)
+            own = self.body(view)(view.releases.last(view.ids).smashed.to(view.aux.inputs))
+            features = self._features.of(view.ids, own)
+            near = nearest(features, len(own), min(self.neighbours, max(len(features) // (2 * view.classes), 1)))
+            told = [nets["tail"](features).log_softmax(1)[near] for nets in clients]
+        scores = torch.stack([of.logsumexp(1) - math.log(near.shape[1]) for of in told]).mean(0)
         return Guess(view.ids, labels=scores.argmax(1), scores=scores, budget=self.spent(view, clients, began))
 
     def state_dict(self) -> dict[str, Any]:
         """Of `PCAT`, and the features kept."""
-        return {**super().state_dict(), "features": dict(self._features)}
+        return {**super().state_dict(), "features": dict(self._features.rows)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`, after `start`."""
         super().load_state_dict(state)
-        self._features = dict(state["features"])
+        self._features.rows = dict(state["features"])
 
 
 @ATTACKS.add("pcat-functionality")
