@@ -76,7 +76,7 @@ class FORA(Beside):
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.AUX, (Party.SERVER,))
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = "Xu et al., Feature-oriented reconstruction attack, CVPR 2024"
     # A critic needs more than the contract's few exchanges before it guides; there the discrepancy leads.
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(

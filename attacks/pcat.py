@@ -84,7 +84,7 @@ class PCAT(Beside):
 
     goal: ClassVar[Goal] = Goal.INPUTS
     threat: ClassVar[Threat] = Threat(Sees.SMASHED | Sees.BODY | Sees.AUX, (Party.SERVER,), uses=Sees.LABELS)
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = "Gao, Zhang, PCAT, USENIX Security 2023"
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"steps": 2, "finish": 40, "width": 16, "decode": 40, "batch_size": 16}
@@ -179,8 +179,7 @@ class PCATLabels(PCAT):
     them. Features are kept in 64 MiB at most; the final body makes those of other rows.
 
     Args:
-        neighbours: rows that a label is read off, at most half as many as there are rows to a class; 1 reads each row
-            by itself.
+        neighbours: rows a label is read off, at most half of the rows there are to a class; 1 reads each by itself.
         live, align, late, steps, finish, match, width, tail_width, lr, batch_size, keep, aux: as in `PCAT`.
         decode, decoder_width, finetune: not used; they concern inputs.
 
@@ -194,6 +193,7 @@ class PCATLabels(PCAT):
     threat: ClassVar[Threat] = Threat(
         Sees.SMASHED | Sees.BODY | Sees.AUX | Sees.FEATURES, (Party.SERVER,), uses=Sees.LABELS
     )
+    version: ClassVar[int] = 4
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"steps": 5, "finish": 60, "width": 16, "batch_size": 16})
     least: ClassVar[Mapping[str, float]] = {**PCAT.least, "neighbours": 1}
 

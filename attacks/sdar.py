@@ -79,7 +79,7 @@ class Sdar(Simulation):
     blocks: int = 1
 
     goal: ClassVar[Goal] = Goal.INPUTS
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = PAPER
     threat: ClassVar[Threat] = Threat(NEEDS, (Party.SERVER,), uses=Sees.LABELS)
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(
@@ -164,7 +164,7 @@ class SdarLabels(Simulation):
 
     goal: ClassVar[Goal] = Goal.LABELS
     threat: ClassVar[Threat] = Threat(NEEDS | Sees.FEATURES, (Party.SERVER,), uses=Sees.KNOWN)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = PAPER
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType(
         {"steps": 4, "finish": 0, "batch_size": 32, "flip": 0.0, "lr": 2e-3, "critic_width": 16}

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -13,7 +12,7 @@ from splitguard.engine.defense import Batch
 from splitguard.engine.stack import Stack
 from splitguard.engine.view import View
 
-__all__ = ["RELEASE", "abreast", "as_released", "as_stated", "as_trained", "unaware", "ways"]
+__all__ = ["RELEASE", "as_released", "as_stated", "as_trained", "unaware", "ways"]
 
 #: The hooks that tell an adaptive attacker what is sent.
 RELEASE = ("mean_release", "noise_std", "released_like", "residual")
@@ -80,19 +79,6 @@ def ways(view: View) -> tuple[View, ...]:
     if not (view.adaptive and view.defense.overrides("penalty")):
         return (view,)
     return view, replace(view, defense=_Unpenalised([view.defense]))
-
-
-def abreast(view: View, generator: torch.Generator) -> Iterator[View]:
-    """`ways` in turn, each of them with the same random numbers from ``generator``.
-
-    The one that knows of no penalty comes last, and the generator goes on from there: where a penalty is all that there
-    is to know, that stand-in is to the bit the one of an attacker who is not adaptive. So knowing it adds to what there
-    was, and a gap between the two attackers is no matter of draws.
-    """
-    state = generator.get_state()
-    for way in ways(view):
-        generator.set_state(state)
-        yield way
 
 
 def unaware(view: View, hooks: tuple[str, ...] = RELEASE) -> View | None:

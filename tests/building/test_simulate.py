@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from splitguard.api import ATTACKS, Batch, Defense, OnlineAttack, View
 from splitguard.building.shadow_training import ShadowTraining
-from splitguard.building.simulate import abreast, as_released, as_stated, as_trained, ways
+from splitguard.building.simulate import as_released, as_stated, as_trained, ways
 from splitguard.engine.fresh import fresh_copy
 from splitguard.engine.stack import Stack
 from tests.attacks.streams import exchanges, stream_view, watch
@@ -81,17 +81,6 @@ def test_the_second_way_forgets_the_penalty_and_nothing_else(parts: list[Defense
     assert [float(as_trained(way, X, Y, X, gen())) for way in (pays, free)] == [1, 0]
     for other in (replace(view, adaptive=False), view_of(None)):
         assert ways(other) == (other,)
-
-
-def test_ways_abreast_draw_the_same_and_leave_the_generator_where_the_last_of_them_does() -> None:
-    view = replace(view_of(None), defense=Taxes())
-    draws, drawn = gen(), []
-    for count, _ in zip((3, 2), abreast(view, draws), strict=True):
-        drawn.append(torch.rand(count, generator=draws))
-    assert torch.equal(drawn[0][:2], drawn[1])
-    alone = gen()
-    torch.rand(2, generator=alone)
-    assert torch.equal(draws.get_state(), alone.get_state())
 
 
 def test_a_statement_is_a_draw_of_the_law_and_the_unaware_know_of_none() -> None:
