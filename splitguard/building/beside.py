@@ -16,7 +16,7 @@ from torch import Tensor
 from splitguard.building.inversion import Sent, mean_sent, train_inverse
 from splitguard.building.learners import Learners
 from splitguard.building.recent import Recent
-from splitguard.building.simulate import unaware, ways
+from splitguard.building.simulate import abreast, unaware
 from splitguard.engine.roles import Budget, Guess, OnlineAttack
 from splitguard.engine.threat import Sees
 from splitguard.engine.view import View
@@ -112,7 +112,7 @@ class Beside(OnlineAttack):
 
     def start(self, view: View, generator: torch.Generator) -> None:
         """Draws the networks."""
-        self._clients = tuple(self.networks(view, generator) for _ in ways(view))
+        self._clients = tuple(self.networks(view, own) for _, own in abreast(view, generator))
         for nets in self._clients:
             nets.to(view.aux.inputs)  # a session in float64 is watched in float64
         self._recent, self._seconds = Recent(self.keep), 0.0
@@ -124,14 +124,11 @@ class Beside(OnlineAttack):
             nets.to(exchange.smashed)
         self._recent.add(exchange)
         if self.begins(exchange, view):
-            for _ in range(self.steps):
-                self._learn(clients, view, Given(exchange.smashed, exchange.labels, self.body(view)), generator)
+            given = Given(exchange.smashed, exchange.labels, self.body(view))
+            for nets, (way, own) in zip(clients, abreast(view, generator), strict=True):
+                for _ in range(self.steps):
+                    self.learn(nets, way, given, own)
         self._seconds += time.perf_counter() - began
-
-    def _learn(self, clients: Sequence[Learners], view: View, given: Given, generator: torch.Generator) -> None:
-        """One step of each stand-in."""
-        for nets, way in zip(clients, ways(view), strict=True):
-            self.learn(nets, way, given, generator)
 
     def watched(self) -> tuple[Learners, ...]:
         """The networks of each stand-in, where the attack has watched a session.
@@ -159,13 +156,12 @@ class Beside(OnlineAttack):
     def finished(self, view: View, generator: torch.Generator) -> tuple[Learners, ...]:
         """A copy of each stand-in after ``finish`` more steps, in eval mode and without gradients."""
         clients, body, like = copy.deepcopy(self.watched()), self.body(view), view.aux.inputs
-        for nets in clients:
+        for nets, (way, own) in zip(clients, abreast(view, generator), strict=True):
             nets.to(like)
-        for _ in range(self.finish):
-            kept = len(self._recent) > 0
-            sent, labels = self._recent.draw(self.batch_size, generator, like.device) if kept else (None, None)
-            self._learn(clients, view, Given(sent, labels, body), generator)
-        for nets in clients:
+            for _ in range(self.finish):
+                kept = len(self._recent) > 0
+                sent, labels = self._recent.draw(self.batch_size, own, like.device) if kept else (None, None)
+                self.learn(nets, way, Given(sent, labels, body), own)
             for name in ("client", "tail"):
                 if name in nets:
                     nets[name].eval().requires_grad_(False)
@@ -176,7 +172,8 @@ class Beside(OnlineAttack):
         began = time.perf_counter()
         view.need(self.threat.needs)
         clients = self.finished(view, generator)
-        found = [self.inverted(view, nets, generator) for nets in clients]
+        each = zip(clients, abreast(view, generator), strict=True)
+        found = [self.inverted(view, nets, own) for nets, (_, own) in each]
         images, steps, rested = (list(part) for part in zip(*found, strict=True))
         return Guess(
             view.ids,

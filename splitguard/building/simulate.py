@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from splitguard.engine.defense import Batch
 from splitguard.engine.stack import Stack
 from splitguard.engine.view import View
+from splitguard.seeding import generator as seeded_stream
 
-__all__ = ["RELEASE", "as_released", "as_stated", "as_trained", "unaware", "ways"]
+__all__ = ["RELEASE", "abreast", "as_released", "as_stated", "as_trained", "unaware", "ways"]
 
 #: The hooks that tell an adaptive attacker what is sent.
 RELEASE = ("mean_release", "noise_std", "released_like", "residual")
@@ -79,6 +81,20 @@ def ways(view: View) -> tuple[View, ...]:
     if not (view.adaptive and view.defense.overrides("penalty")):
         return (view,)
     return view, replace(view, defense=_Unpenalised([view.defense]))
+
+
+def abreast(view: View, generator: torch.Generator) -> Iterator[tuple[View, torch.Generator]]:
+    """`ways`, each with random numbers of its own.
+
+    The one that knows of no penalty draws from ``generator``, as if it were alone: where a penalty is all that there is
+    to know, that stand-in is to the bit the one of an attacker who is not adaptive. So knowing it adds to what there
+    was. The other draws from a stream that branches off and leaves ``generator`` as it was.
+    """
+    *others, last = ways(view)
+    for way in others:
+        ahead = torch.Generator(generator.device).set_state(generator.get_state())
+        yield way, seeded_stream(int(torch.randint(2**62, (1,), generator=ahead)), "with the penalty")
+    yield last, generator
 
 
 def unaware(view: View, hooks: tuple[str, ...] = RELEASE) -> View | None:

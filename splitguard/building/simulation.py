@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from splitguard.building.critics import looks_like, make_critic, told_apart
 from splitguard.building.learners import Learners, rows_of, seeded
 from splitguard.building.recent import Recent
-from splitguard.building.simulate import as_released, as_stated, as_trained, ways
+from splitguard.building.simulate import abreast, as_released, as_stated, as_trained
 from splitguard.engine.roles import OnlineAttack
 from splitguard.engine.threat import Labels
 from splitguard.engine.view import View
@@ -97,7 +97,7 @@ class Simulation(OnlineAttack):
         """Draws the networks."""
         view.need(self.threat.needs)
         self._told = self._labels_told(view)
-        self._learners = tuple(self._drawn(view, generator) for _ in ways(view))
+        self._learners = tuple(self._drawn(view, own) for _, own in abreast(view, generator))
         self._recent, self._seconds = Recent(self.keep), 0.0
 
     def _drawn(self, view: View, generator: torch.Generator) -> Learners:
@@ -121,10 +121,10 @@ class Simulation(OnlineAttack):
         body = view.body().eval()
         for nets in self._clients:
             nets.to(sent)
-        with seeded(generator, sent):
-            for _ in range(self.steps):
-                for nets, way in zip(self._clients, ways(view), strict=True):
-                    self._step(nets, body, way, sent, told, generator)
+        for nets, (way, own) in zip(self._clients, abreast(view, generator), strict=True):
+            with seeded(own, sent):
+                for _ in range(self.steps):
+                    self._step(nets, body, way, sent, told, own)
         self._seconds += time.perf_counter() - began
 
     def state_dict(self) -> dict[str, Any]:
@@ -222,10 +222,10 @@ class Simulation(OnlineAttack):
         clients, like = copy.deepcopy(self._learners), view.aux.inputs
         for nets in clients:
             nets.to(like)
-        with seeded(generator, like):
-            for _ in range(self.finish if len(self._recent) > 1 else 0):
-                sent, labels = self._recent.draw(self.batch_size, generator, like.device)
-                sent, told = sent.to(like), labels if self._told else None
-                for nets, way in zip(clients, ways(view), strict=True):
-                    self._step(nets, body, way, sent, told, generator)
+        for nets, (way, own) in zip(clients, abreast(view, generator), strict=True):
+            with seeded(own, like):
+                for _ in range(self.finish if len(self._recent) > 1 else 0):
+                    sent, labels = self._recent.draw(self.batch_size, own, like.device)
+                    told = labels if self._told else None
+                    self._step(nets, body, way, sent.to(like), told, own)
         return clients

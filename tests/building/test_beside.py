@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from splitguard.api import ATTACKS, Batch, Defense, Guess, Labels, View
 from splitguard.building.beside import Beside
+from splitguard.building.simulate import abreast
 from tests.attacks.streams import exchanges, stream_view, watch
 from tests.attacks.views import gen, network, rows_of, smooth
 
@@ -51,18 +52,23 @@ def run(attack: Beside, view: View) -> Guess:
 @pytest.mark.parametrize(("name", "settings"), [("pcat", PCAT), ("fora", FORA)])
 def test_images_are_the_mean_of_both_and_only_the_first_pays(name: str, settings: dict[str, Any]) -> None:
     view = view_of()
-    attack = watched(name, view, **settings)
+    attack = watched(name, view, **settings, steps=2)
     whole, draws = run(attack, view), gen()
     clients = attack.finished(view, draws)
     sizes = [float(nets["client"](smooth(6)).square().mean()) for nets in clients]
     assert sizes[0] < 0.5 * sizes[1]
-    (one, spent, _), (two, more, _) = (attack.inverted(view, nets, draws) for nets in clients)
+    both = zip(clients, abreast(view, draws), strict=True)
+    (one, spent, _), (two, more, _) = (attack.inverted(view, nets, own) for nets, (_, own) in both)
     assert whole.images is not None
     assert torch.equal(whole.images, torch.stack([one, two]).mean(0))
     assert not torch.allclose(one, two, atol=1e-3)
     assert whole.budget.steps == sum(nets.steps for nets in clients) + spent + more
     static = view_of(adaptive=False)
-    assert len(watched(name, static, **settings).finished(static, gen())) == 1
+    alone = watched(name, static, **settings, steps=2)
+    assert len(alone.finished(static, gen())) == 1
+    unaware = run(alone, static).images
+    assert unaware is not None
+    assert torch.equal(two, unaware)  # to the bit: what who knows has is what who does not know has, and more
 
 
 def test_labels_are_the_mean_of_what_both_tails_say() -> None:
@@ -74,6 +80,10 @@ def test_labels_are_the_mean_of_what_both_tails_say() -> None:
     assert guess.scores is not None
     torch.testing.assert_close(guess.scores, ((one + two) / 2).detach())
     assert not torch.allclose(one, two, atol=1e-3)
+    static = view_of(tail=True, adaptive=False)
+    unaware = run(watched("pcat-labels", static, **PCAT, neighbours=1), static).scores
+    assert unaware is not None
+    assert torch.equal(two, unaware)
 
 
 @pytest.mark.parametrize("tail", [False, True])

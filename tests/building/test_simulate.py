@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from splitguard.api import ATTACKS, Batch, Defense, OnlineAttack, View
 from splitguard.building.shadow_training import ShadowTraining
-from splitguard.building.simulate import as_released, as_stated, as_trained, ways
+from splitguard.building.simulate import abreast, as_released, as_stated, as_trained, ways
 from splitguard.engine.fresh import fresh_copy
 from splitguard.engine.stack import Stack
 from tests.attacks.streams import exchanges, stream_view, watch
@@ -81,6 +81,21 @@ def test_the_second_way_forgets_the_penalty_and_nothing_else(parts: list[Defense
     assert [float(as_trained(way, X, Y, X, gen())) for way in (pays, free)] == [1, 0]
     for other in (replace(view, adaptive=False), view_of(None)):
         assert ways(other) == (other,)
+
+
+def test_the_way_without_the_penalty_draws_as_if_it_were_alone_and_the_other_draws_its_own() -> None:
+    view = replace(view_of(None), defense=Taxes())
+    draws, drawn = gen(), []
+    for _, own in abreast(view, draws):
+        drawn.append(torch.rand(1000, generator=own, dtype=torch.float64))
+    alone = gen()
+    assert torch.equal(drawn[1], torch.rand(1000, generator=alone, dtype=torch.float64))
+    assert torch.equal(draws.get_state(), alone.get_state())
+    assert not torch.isin(drawn[0], drawn[1]).any()
+    again = torch.rand(1000, generator=next(abreast(view, gen()))[1], dtype=torch.float64)
+    later = torch.rand(1000, generator=next(abreast(view, draws))[1], dtype=torch.float64)
+    assert torch.equal(again, drawn[0])
+    assert not torch.isin(later, drawn[0]).any()
 
 
 def test_a_statement_is_a_draw_of_the_law_and_the_unaware_know_of_none() -> None:

@@ -70,6 +70,17 @@ def test_images_are_the_mean_of_both_and_both_are_counted() -> None:
     assert whole.budget.steps == 2 * 4 * (2 + 2)  # clients, networks, exchanges and finish
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_second_client_is_to_the_bit_that_of_who_knows_of_no_penalty(steps: int) -> None:
+    known, unknown = (view_of(adaptive=adaptive) for adaptive in (True, False))
+    attack, alone = (watch(Sdar(**DECODES, steps=steps), view, stream()) for view in (known, unknown))
+    two = attack._finished(known.body(), known, gen())[1]
+    [one] = alone._finished(unknown.body(), unknown, gen())
+    mine, other = (nets.state_dict()["nets"] for nets in (one, two))
+    assert all(torch.equal(mine[name], other[name]) for name in other)
+    assert mine.keys() == other.keys()
+
+
 def test_labels_are_judged_by_the_mean_of_both_tails() -> None:
     view = replace(view_of(features=(6,)), labels=Labels.CLIENT)
     attack = watch(SdarLabels(**{**SMALL, "finish": 0}), view, stream())
