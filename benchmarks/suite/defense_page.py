@@ -30,8 +30,8 @@ knows; detectors meet adaptive attackers alone, as their breakers act on nothing
 of labels see the gradients of one epoch, the first. *weak* marks an attack that by its own loss has not got as far as
 the true image, in one seed or more: its leakage is a lower bound. *steps* are those of the optimizer,
 tuning included, in brackets the static attacker's where it took others: beside a session with a penalty (nopeek,
-adversarial, cem) adaptive sdar, pcat and fora train two stand-ins and answer with the mean, so that part of these gaps
-is what the mean of any two would gain.
+adversarial, cem) adaptive sdar, pcat and fora train a second stand-in beside the static attacker's and answer with the
+mean of both, so that part of these gaps is what the mean of any two would gain.
 
 Settings that are not shown are the defaults. Accuracy is that of honest training, in brackets against the same
 deployment without a defense, and *unusable* near that of the largest class; *aux alone* is what the auxiliary rows
