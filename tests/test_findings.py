@@ -33,6 +33,13 @@ def test_a_number_of_an_earlier_version_is_marked() -> None:
     assert not evidence.outdated("engine", {})
 
 
+def test_the_line_of_an_unfinished_run_names_the_cuts_that_are_missing() -> None:
+    found = json.loads(evidence.STORED.joinpath("reference_he_cifar.json").read_text(encoding="utf-8"))
+    assert "not run" not in evidence.reference_he(found)
+    part = {name: case for name, case in found["cases"].items() if name.endswith("conv11")}
+    assert evidence.reference_he({**found, "cases": part}).endswith("; not run yet at relu22 and relu32")
+
+
 def test_every_planted_bug_was_found_and_the_game_of_smashed_data_took_under_a_minute() -> None:
     found = json.loads(evidence.STORED.joinpath("estimate.json").read_text(encoding="utf-8"))
     games = [game for group in found["games"].values() for game in group]

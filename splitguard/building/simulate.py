@@ -92,7 +92,7 @@ def abreast(view: View, generator: torch.Generator) -> Iterator[tuple[View, torc
     """
     *others, last = ways(view)
     for way in others:
-        ahead = torch.Generator(generator.device).set_state(generator.get_state())
+        ahead = torch.Generator().set_state(generator.get_state())
         yield way, seeded_stream(int(torch.randint(2**62, (1,), generator=ahead)), "with the penalty")
     yield last, generator
 

@@ -28,8 +28,11 @@ def view_of() -> View:
     return replace(stream_view(smooth(6), HEAD, aux, body=body, features=(6,)), labels=Labels.CLIENT)
 
 
-def scores_of(view: View, neighbours: int) -> Tensor:
-    attack = watch(PCATLabels(**SMALL, neighbours=neighbours), view, exchanges(smooth(ROWS), HEAD, size=4))
+def watched(view: View, neighbours: int) -> PCATLabels:
+    return watch(PCATLabels(**SMALL, neighbours=neighbours), view, exchanges(smooth(ROWS), HEAD, size=4))
+
+
+def scores_of(attack: PCATLabels, view: View) -> Tensor:
     scores = attack.run(view, gen()).scores
     assert scores is not None
     return scores
@@ -38,24 +41,24 @@ def scores_of(view: View, neighbours: int) -> Tensor:
 @pytest.mark.parametrize("neighbours", [1, 3, 100])
 def test_a_score_is_the_mean_of_what_the_tail_says_of_a_row_and_those_next_to_it(neighbours: int) -> None:
     view = view_of()
-    attack = watch(PCATLabels(**SMALL, neighbours=neighbours), view, exchanges(smooth(ROWS), HEAD, size=4))
+    attack = watched(view, neighbours)
     [nets] = attack.finished(view, gen())
     features = view.body()(HEAD(smooth(ROWS))).detach()
-    told = nets["tail"](features).softmax(1).detach()
+    told = nets["tail"](features).softmax(1)
     count = min(neighbours, ROWS // (2 * 2))  # at most half a class
     wanted = []
     for row in range(6):
         apart = [float((features[row] - other).square().sum()) for other in features]
         wanted.append(told[sorted(range(ROWS), key=apart.__getitem__)[:count]].mean(0).log())
-    torch.testing.assert_close(scores_of(view, neighbours), torch.stack(wanted))
+    torch.testing.assert_close(scores_of(attack, view), torch.stack(wanted))
 
 
 def test_one_neighbour_is_the_row_itself_to_the_bit() -> None:
     view = view_of()
-    attack = watch(PCATLabels(**SMALL, neighbours=1), view, exchanges(smooth(ROWS), HEAD, size=4))
+    attack = watched(view, 1)
     [nets] = attack.finished(view, gen())
     features = torch.stack([attack._features.rows[row] for row in view.ids.tolist()])
-    assert torch.equal(scores_of(view, 1), nets["tail"](features).log_softmax(1).detach())
+    assert torch.equal(scores_of(attack, view), nets["tail"](features).log_softmax(1))
 
 
 def test_neighbours_put_right_what_a_tail_says_wrongly_here_and_there() -> None:

@@ -68,7 +68,7 @@ def test_images_are_the_mean_of_both_and_only_the_first_pays(name: str, settings
     assert len(alone.finished(static, gen())) == 1
     unaware = run(alone, static).images
     assert unaware is not None
-    assert torch.equal(two, unaware)  # to the bit: what who knows has is what who does not know has, and more
+    assert torch.equal(two, unaware)  # so that knowing the penalty adds to what a static attacker has
 
 
 def test_labels_are_the_mean_of_what_both_tails_say() -> None:
