@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,17 +103,18 @@ def reference_unsplit(found: Result) -> str:
     return (
         f"SSIM {ours['same_images']['ssim']:.3f} in {ours['seconds_an_image']:.1f} s an image, where the reference "
         f"schedule reaches {theirs['ssim']:.3f} in {theirs['seconds_an_image_for_1000_rounds']:.0f} s, and the mean "
-        f"image {found['mean_image']['ssim']:.3f}{_paired(found, 'ssim')}"
+        f"image {found['mean_image']['ssim']:.3f}{_paired(found, 'ssim', found.get('seeds', ()))}"
     )
 
 
-def _paired(found: Result, metric: str) -> str:
-    """The limit of the difference, where images were compared one by one."""
+def _paired(found: Result, metric: str, seeds: Sequence[int] = ()) -> str:
+    """The limit of the difference, where images were compared one by one, or the means of several ``seeds``."""
     gain = found.get("paired", {}).get(metric)
     if gain is None:
         return ""
+    what = f"on the same {gain['n']} images" if len(seeds) < 2 else f"on the same images of {gain['n']} networks"
     return (
-        f"; on the same {gain['n']} images {gain['gain']:+.3f} of {metric.upper()}, at least "
+        f"; {what} {gain['gain']:+.3f} of {metric.upper()}, at least "
         f"{gain['gain_at_least']:+.3f} (one-sided 95 %, paired)"
     )
 

@@ -17,14 +17,15 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 METRICS: Mapping[str, tuple[Metric, int]] = {"psnr": (psnr, 1), "ssim": (ssim, 1), "mse": (mse, -1)}
 
 
-def compared(ours: Tensor, reference: Tensor, truth: Tensor) -> dict[str, dict[str, Any]]:
+def compared(ours: Tensor, reference: Tensor, truth: Tensor, *, together: int = 1) -> dict[str, dict[str, Any]]:
     """Of each metric the two means, what ours gains on average, and the one-sided lower 95 % limit of that.
 
-    Student's t over images, paired; a gain in mean squared error is what it falls by. ``n`` is the number of images.
+    Student's t over images, paired; a gain in mean squared error is what it falls by. ``n`` is the number of images,
+    or of their means where so many are taken ``together``, one after the other, as those that share a network are.
     """
     out: dict[str, dict[str, Any]] = {}
     for name, (metric, sign) in METRICS.items():
-        own, other = metric(ours, truth).double(), metric(reference, truth).double()
+        own, other = (metric(guess, truth).double().view(-1, together).mean(1) for guess in (ours, reference))
         gain = paired_difference((sign * own).tolist(), (sign * other).tolist())
         out[name] = {
             "ours": float(own.mean()),

@@ -88,16 +88,21 @@ def theirs(session: Session, sent: Tensor, name: str, cut: str) -> Iterator[tupl
     yield "query-free", inverted(stand_in, sent, shape, pixels, steps=500, tv=2, lr=0.1)
 
 
+def written(matrix: Mapping[str, Any], cut: str) -> dict[str, str | Mapping[str, Any]]:
+    """Our attacks at one cut, by name, as the matrix or the block of that cut has them."""
+    given = next((block for block in matrix.get("blocks", []) if block["cut"] == cut), matrix)
+    return {next(iter(a)) if isinstance(a, Mapping) else a: a for a in given["attack"]}
+
+
 def case(paper: Mapping[str, Any], name: str, cut: str, count: int) -> dict[str, Any]:
     """Both sides of each attack at one cut, on the first ``count`` query victims."""
     given = dict(paper["matrix"]["data"])
     data = load({given.pop("name"): given}, seed=0)
     network = make_model(paper["matrix"]["model"], input_shape=data.input_shape, classes=data.classes, seed=0)
     session = train(network, data, cut=cut, training=Training(**paper["matrix"]["train"]), seed=0)
-    written = {next(iter(a)) if isinstance(a, dict) else a: a for a in paper["matrix"]["attack"]}
-    found = {}
+    ours_at, found = written(paper["matrix"], cut), {}
     for attack, guess in theirs(session, _sent(session)[:count], name, cut):
-        built = ATTACKS.build(written[attack])
+        built = ATTACKS.build(ours_at[attack])
         view = session.view(built, phase="query")
         ours = built.run(view, generator(0, "benchmark", attack)).images
         assert ours is not None

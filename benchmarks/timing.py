@@ -16,7 +16,7 @@ from scipy.stats import binom
 
 from benchmarks.versions import named
 
-__all__ = ["paired", "write"]
+__all__ = ["paired", "seconds", "write"]
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from benchmarks.he2019 import Pixels, decoded, inverted, shadow
-from benchmarks.reference_he import CUTS, USED, _finished
+from benchmarks.reference_he import CUTS, USED, _finished, written
 from benchmarks.timing import write
 from splitguard.engine.cut import split
 from splitguard.metrics import psnr
@@ -83,3 +83,11 @@ def test_a_run_goes_on_where_one_of_the_same_matrix_and_images_stopped(tmp_path:
     older["versions"]["query-free"] -= 1
     out.write_text(json.dumps(older))
     assert _finished(out, matrix, 10) == {}
+
+
+def test_our_settings_are_those_of_the_cut_where_the_matrix_has_blocks() -> None:
+    plain = {"cut": ["conv1", "conv2"], "attack": ["query-free", {"inverse-network": {"steps": 5}}]}
+    assert written(plain, "conv2") == {"query-free": "query-free", "inverse-network": {"inverse-network": {"steps": 5}}}
+    blocks = {"blocks": [{"cut": "conv1", "attack": [{"query-free": {"steps": 9}}]}, {**plain, "cut": "conv2"}]}
+    assert written(blocks, "conv1") == {"query-free": {"query-free": {"steps": 9}}}
+    assert written(blocks, "conv2") == written(plain, "conv2")

@@ -44,6 +44,16 @@ def test_the_limit_is_that_of_the_paired_t_test_and_a_smaller_error_is_a_gain() 
     assert float(unpaired) > gain["gain"] > 0  # of two groups of images nothing could be told
 
 
+def test_images_of_one_network_count_together() -> None:
+    truth, good, bad = images()
+    found = compared(good, bad, truth, together=2)["mse"]
+    apart = (METRICS["mse"][0](bad, truth) - METRICS["mse"][0](good, truth)).double().numpy()
+    means = [apart[:2].mean(), apart[2:4].mean(), apart[4:].mean()]
+    assert found["n"] == 3
+    assert found["gain"] == pytest.approx(apart.mean())
+    assert found["gain_at_least"] == pytest.approx(apart.mean() - scipy.stats.t.ppf(0.95, 2) * scipy.stats.sem(means))
+
+
 def test_the_same_guess_is_no_worse_and_a_single_image_tells_nothing() -> None:
     truth, good, bad = images()
     assert no_worse(compared(good, good, truth), "ssim")
