@@ -54,6 +54,8 @@ class QueryFree(Attack):
         lr: its largest step size, falling to 0 along a half cosine.
         batch_size: auxiliary rows a step.
         moments: weight of M; 0 is the paper's loss.
+        reach: places apart up to which M compares covariances, where there are places: what a filter makes of the
+            spectrum of images tells its shape. Each step takes longer with it.
         tries: shadows that are trained for a quarter of ``train_steps``; the one with the least loss goes on.
         steps: evaluations a victim of the inversion's loss, at most.
         slack: the relative variance of a match; tuning replaces it.
@@ -72,6 +74,7 @@ class QueryFree(Attack):
     lr: float = 5e-3
     batch_size: int = 32
     moments: float = 1.0
+    reach: int = 0
     tries: int = 3
     steps: int = 100
     slack: float = 0.3
@@ -88,7 +91,7 @@ class QueryFree(Attack):
     quick: ClassVar[Mapping[str, Any]] = MappingProxyType({"train_steps": 100, "steps": 30, "tune": False})
 
     def __post_init__(self) -> None:
-        for name, least in (("train_steps", 1), ("batch_size", 2), ("moments", 0), ("tries", 1)):
+        for name, least in (("train_steps", 1), ("batch_size", 2), ("moments", 0), ("reach", 0), ("tries", 1)):
             if getattr(self, name) < least:
                 raise BadSetting(f"query-free: {name} must be at least {least}; got {getattr(self, name)!r}")
         for name in ("steps", "batch"):
@@ -144,7 +147,12 @@ class QueryFree(Attack):
     @property
     def _training(self) -> ShadowTraining:
         return ShadowTraining(
-            steps=self.train_steps, lr=self.lr, batch_size=self.batch_size, moments=self.moments, tries=self.tries
+            steps=self.train_steps,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            moments=self.moments,
+            reach=self.reach,
+            tries=self.tries,
         )
 
     def _best_slack(

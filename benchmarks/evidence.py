@@ -200,7 +200,7 @@ STALE = " (of an earlier version of the attack or of the defense: to be run agai
 #: The commands that are not the name of the stored result.
 COMMANDS = {
     "inversion": "inversion --tv 10 1",
-    "reference_unsplit_conv2": "reference_unsplit --cut conv2",
+    "reference_unsplit_conv2": "reference_unsplit --cut conv2 --seeds 4 5 6 7 8 9 10 11 --images 2",
     "reference_he_mnist": "reference_he mnist",
     "reference_he_cifar": "reference_he cifar --images 10",
 }

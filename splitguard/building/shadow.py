@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Heads of the attacker's own making: how they are trained, compared with what was sent, and attacked in its place."""
+"""Heads of the attacker's own making: how they are called, what they explain, and attacked in the client's place."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from splitguard.engine.view import View
 from splitguard.engine.wire import DEPLOYED
 from splitguard.seeding import derive, drawing
 
-__all__ = ["latest", "live", "moment_gap", "through_shadow"]
+__all__ = ["latest", "live", "through_shadow"]
 
 
 def live(module: nn.Module, inputs: Tensor, generator: torch.Generator) -> Tensor:
@@ -53,30 +53,3 @@ def through_shadow(view: View, shadow: nn.Module) -> View:
     state = {f"head.{name}": value for name, value in shadow.state_dict().items()}
     models = replace(view.models, head=lambda at: copy.deepcopy(shadow), state=lambda at: state)
     return replace(view, granted=view.granted | Sees.HEAD, models=models, _releases=rows)
-
-
-def moment_gap(made: Tensor, sent: Tensor) -> Tensor:
-    """How far first and second moments of two sets of smashed data are apart, a scalar, 0 where they agree.
-
-        mean_d (m_d - m'_d)^2 / mean_c v'_c  +  ||C - C'||_F^2 / ||C'||_F^2
-
-    with m the mean of each coordinate, C the covariance of the channels over rows and places (of the units where
-    smashed data has no places), v its diagonal, and a prime for ``sent``. Where what was sent has no spread, as a
-    single row has none at a flat cut, it is the first term alone, over the mean square of m'.
-
-    Args:
-        made: (M, *cut), differentiable.
-        sent: (N, *cut).
-    """
-    (mean, own), (wanted, theirs) = _moments(made), _moments(sent)
-    apart, spread = (mean - wanted).square().mean(), theirs.diagonal().mean()
-    if not float(spread) > 0:
-        return apart / (wanted.square().mean() + torch.finfo(sent.dtype).tiny)
-    return apart / spread + (own - theirs).square().sum() / theirs.square().sum()
-
-
-def _moments(smashed: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of each coordinate (*cut), and the covariance of the channels (C, C)."""
-    units = smashed.flatten(2).transpose(1, 2).flatten(0, 1) if smashed.ndim > 2 else smashed
-    apart = units - units.mean(0)
-    return smashed.mean(0), apart.T @ apart / len(units)

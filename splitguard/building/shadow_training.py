@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from splitguard.building.shadow import latest, live, moment_gap
+from splitguard.building.moments import Moments
+from splitguard.building.shadow import latest, live
 from splitguard.building.simulate import as_released, as_stated, as_trained
 from splitguard.data.rows import Rows
 from splitguard.engine.view import View
@@ -27,10 +28,10 @@ class ShadowTraining:
 
         CE(g(d(s(x))), y) + moments M(d(s(x')), z) + what the defense adds to a client's loss
 
-    with g the server's layers, d the defense drawn afresh, z what was sent of the victims, and M `moment_gap`, in which
-    d is the mean of as many draws as z is of releases. The rows (x, y) are auxiliary, y what the defense states of
-    them; x' have labels as frequent as the victims' are, where this adversary is told those, and are the same rows
-    otherwise.
+    with g the server's layers, d the defense drawn afresh, z what was sent of the victims, and M the gap of `Moments`,
+    in which d is the mean of as many draws as z is of releases. The rows (x, y) are auxiliary, y what the defense
+    states of them; x' have labels as frequent as the victims' are, where this adversary is told those, and are the same
+    rows otherwise.
 
     Attributes:
         steps: of Adam.
@@ -38,6 +39,7 @@ class ShadowTraining:
         batch_size: rows a step.
         moments: weight of M.
         tries: shadows that are trained for a quarter of the steps; the one with the least loss goes on.
+        reach: places up to which M compares covariances.
     """
 
     steps: int
@@ -45,6 +47,7 @@ class ShadowTraining:
     batch_size: int
     moments: float
     tries: int
+    reach: int = 0
 
     @property
     def spent(self) -> int:
@@ -54,14 +57,14 @@ class ShadowTraining:
     def __call__(self, view: View, rows: Rows, generator: torch.Generator) -> nn.Module:
         """A shadow from fresh weights, in eval mode."""
         sent, times = latest(view)
-        sent = sent.to(rows.inputs)
+        wanted = Moments.of(sent.to(rows.inputs), self.reach)
         if len(view.cut_shapes) == 1:  # a tail of its own learns the truth
             rows = replace(rows, labels=as_stated(view, rows.labels, generator))
         alike = _as_frequent(view, rows)
         tried = [_Shadow(view, self.lr, generator) for _ in range(self.tries)]
-        reached = [self._until(self._early, shadow, view, rows, sent, times, alike, generator) for shadow in tried]
+        reached = [self._until(self._early, shadow, view, rows, wanted, times, alike, generator) for shadow in tried]
         best = tried[min(range(self.tries), key=reached.__getitem__)]
-        self._until(self.steps, best, view, rows, sent, times, alike, generator)
+        self._until(self.steps, best, view, rows, wanted, times, alike, generator)
         return best.head.eval()
 
     @property
@@ -74,7 +77,7 @@ class ShadowTraining:
         shadow: _Shadow,
         view: View,
         rows: Rows,
-        sent: Tensor,
+        wanted: Moments,
         times: int,
         alike: Tensor | None,
         generator: torch.Generator,
@@ -84,7 +87,7 @@ class ShadowTraining:
         for step in range(shadow.taken, until):
             for group in shadow.optimizer.param_groups:
                 group["lr"] = self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
-            loss = self._loss(shadow, view, rows, sent, times, alike, generator)
+            loss = self._loss(shadow, view, rows, wanted, times, alike, generator)
             shadow.optimizer.zero_grad()
             torch.autograd.backward(loss)
             shadow.optimizer.step()
@@ -98,7 +101,7 @@ class ShadowTraining:
         shadow: _Shadow,
         view: View,
         rows: Rows,
-        sent: Tensor,
+        wanted: Moments,
         times: int,
         alike: Tensor | None,
         generator: torch.Generator,
@@ -116,7 +119,7 @@ class ShadowTraining:
             released = as_released(view, made, generator)
         for _ in range(times - 1):  # what was sent is the mean of so many releases, and has less noise than one
             released = released + as_released(view, made, generator)
-        return loss + self.moments * moment_gap(released / times, sent)
+        return loss + self.moments * wanted.gap(released / times)
 
 
 class _Shadow:

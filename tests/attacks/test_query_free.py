@@ -12,7 +12,8 @@ from torch import nn
 
 from splitguard.api import ATTACKS, Defense, Guess, Mode, Rows, View
 from splitguard.building.likelihood import JointLikelihood
-from splitguard.building.shadow import latest, live, moment_gap, through_shadow
+from splitguard.building.moments import Moments
+from splitguard.building.shadow import latest, live, through_shadow
 from splitguard.building.shadow_training import ShadowTraining
 from splitguard.data import load
 from splitguard.engine.fresh import fresh_copy
@@ -51,22 +52,6 @@ def run(view: View, **settings: Any) -> Guess:
     guess = ATTACKS.build("query-free", **settings).run(view, gen())
     assert guess.images is not None
     return guess
-
-
-def test_moments_that_agree_are_no_gap_and_a_shift_or_a_scale_is_the_one_of_the_formula() -> None:
-    sent = torch.randn(50, 3, 4, 4, generator=gen()).double()
-    assert float(moment_gap(sent, sent)) == 0
-    assert float(moment_gap(sent.flip(0), sent)) < 1e-20  # the order of rows is not looked at
-    units = sent.flatten(2).transpose(1, 2).flatten(0, 1)
-    spread = units.var(0, correction=0).mean()
-    assert float(moment_gap(sent + 0.5, sent)) == pytest.approx(0.25 / float(spread))
-    row = sent[:1].flatten(1)  # without a spread: in units of its mean square
-    assert float(moment_gap(row + 0.5, row)) == pytest.approx(0.25 / float(row.square().mean()))
-    mean = sent.mean(0)
-    twice = float(moment_gap(2 * sent, sent))
-    assert twice == pytest.approx(float(mean.square().mean() / spread) + 9)  # ||4C - C||^2 = 9 ||C||^2
-    vectors = sent.flatten(1)[:, :5]
-    assert float(moment_gap(vectors + 0.5, vectors)) == pytest.approx(0.25 / float(vectors.var(0, correction=0).mean()))
 
 
 def test_dropout_of_a_shadow_draws_from_the_generator_alone() -> None:
@@ -117,21 +102,21 @@ def test_releases_of_one_head_are_averaged_unless_a_mask_is_told_of() -> None:
 @pytest.mark.parametrize("releases", [1, 9])
 def test_moments_are_those_of_as_many_draws_as_were_averaged(releases: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the true head of a network of one shadow, the noise left in what is compared is sigma^2 / T on both sides."""
-    shown: list[tuple[torch.Tensor, torch.Tensor]] = []
+    sent: list[torch.Tensor] = []
+    of = Moments.of
 
-    def spy(made: torch.Tensor, sent: torch.Tensor) -> torch.Tensor:
-        shown.append((made.detach(), sent))
-        return moment_gap(made, sent)
+    def spy(smashed: torch.Tensor, reach: int = 0) -> Moments:
+        sent.append(smashed.detach())
+        return of(smashed, reach)
 
-    monkeypatch.setattr("splitguard.building.shadow_training.moment_gap", spy)
+    monkeypatch.setattr(Moments, "of", spy)
     x, aux, sigma = smooth(30), labelled(60), 5.0
     view = below(x, aux, defense=Noise(sigma))
     view = replace(
         view, _releases=sent_view(x, [network(0, CONV)], [[0] * releases] * 30, defense=Noise(sigma)).releases
     )
     ShadowTraining(steps=2, lr=1e-9, batch_size=60, moments=1.0, tries=1)(view, aux, gen())
-    (made, sent), *_ = shown
-    for rows in (made, sent):
+    for rows in sent[:2]:  # what was sent, and what the shadow first makes
         assert float(rows.var(0).mean()) == pytest.approx(sigma**2 / releases, rel=0.15)
 
 
