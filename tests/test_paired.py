@@ -73,7 +73,7 @@ def test_a_paper_held_against_its_own_algorithm(tmp_path: Path, monkeypatch: pyt
     assert [told[name].fidelity for name in told] == ["reference-run", "reference-run", "not run", "not run"]
     assert [told[name].holds for name in told] == [True, False, None, None]
     assert told["won"].ours == told["lost"].published
-    assert _line(told["won"]).endswith("| 6 |  | reference-run | yes, image by image |")
+    assert _line(told["won"]).endswith("| 6 |  | reference-run | yes, paired |")
     assert _line(told["lost"]).endswith("| reference-run | no |")
 
 

@@ -43,8 +43,8 @@ order is tested by the differences of each step, paired seed by seed: "n.s." whe
 lie on that side of 0, "untested" where fewer than two seeds have both, or where the stored result is older than the
 test.
 Of a *reference-run* *published* is what the paper's own algorithm reached on the same network and images, in a
-benchmark of its own (docs/evidence.md): yes where ours is no worse, by the one-sided 95 % limit of the difference image
-by image.
+benchmark of its own (docs/evidence.md): yes where ours is no worse, by the one-sided 95 % limit of the difference,
+paired image by image, or network by network where there are several.
 *excess of a leak at equal utility* is by how much other points leak more than a line of settings does, interpolated at
 their utility, which is an order too: above 0.
 
@@ -116,7 +116,7 @@ def _line(f: Finding) -> str:
     if f.published is not None and f.holds and not (f.low is not None and f.low <= f.published <= (f.high or f.low)):
         holds = "ours is stronger" if f.factor is None else f"yes, within a factor of {f.factor:g}"
     if f.fidelity == "reference-run":
-        holds = "yes, image by image" if f.holds else "no"
+        holds = "yes, paired" if f.holds else "no"
     elif f.published is None and f.holds is not None:
         holds += {True: "", False: ", n.s.", None: ", untested"}[f.clear]
     steps = "" if f.steps is None else str(f.steps)

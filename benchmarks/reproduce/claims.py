@@ -43,7 +43,7 @@ class Finding:
         n: victims, test rows or seeds behind ``ours``.
         fidelity: ``reference-run``, ``published-interval``, ``published-factor``, ``order-only`` or ``not run``.
         holds: the published number lies in the interval or ours is the stronger attack; the order is the paper's; ours
-            is no worse than the reference, by the one-sided 95 % limit of the difference image by image.
+            is no worse than the reference, by the one-sided 95 % limit of the paired difference.
         clear: of an order, whether the seeds support what ``holds`` says of this step: the one-sided 95 % limit of the
             difference, paired seed by seed, lies on that side; None where fewer than two seeds have both.
         steps: the most that the attack of any of its records took, tuning included; None where that is not known.
