@@ -55,7 +55,8 @@ class QueryFree(Attack):
         batch_size: auxiliary rows a step.
         moments: weight of M; 0 is the paper's loss.
         reach: places apart up to which M compares covariances, where there are places: what a filter makes of the
-            spectrum of images tells its shape. Each step takes longer with it.
+            spectrum of images tells its shape. Each step takes longer with it. At an early cut 4 pays, with more steps
+            and 10 for ``moments``; he2019-mnist in docs/papers.md has it.
         tries: shadows that are trained for a quarter of ``train_steps``; the one with the least loss goes on.
         steps: evaluations a victim of the inversion's loss, at most.
         slack: the relative variance of a match; tuning replaces it.

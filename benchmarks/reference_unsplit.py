@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from benchmarks.paired import compared, no_worse
@@ -46,8 +46,8 @@ ROUNDS, STEPS, TIMED, LIMIT = 1000, 100, 5, 1 / 10
 SETTINGS: dict[str, dict[str, Any]] = {"conv1": {}, "conv2": {"steps": 5000, "clone_lr": 1e-3}}
 
 
-def reference(views: Sequence[View], images: int, *, rounds: int) -> Tensor:
-    """(S, images, C, H, W): the reference's guesses at the first victims of each of S views, side by side."""
+def reference(views: Sequence[View], images: int, *, rounds: int) -> tuple[Tensor, list[nn.Module]]:
+    """(S, images, C, H, W): its guesses at the first victims of each of S views, side by side; and the S clones."""
     clones = [view.blank_head(generator(0, "clone")) for view in views]
     weights, fixed = stack_module_state(clones)
 
@@ -61,7 +61,10 @@ def reference(views: Sequence[View], images: int, *, rounds: int) -> Tensor:
 
     sent = torch.stack([view.releases.last(view.ids[:images]).smashed for view in views], 1)
     optimizer = torch.optim.Adam(weights.values(), lr=1e-3, amsgrad=True)
-    return torch.stack([descent(made, optimizer, target, views[0].input_shape, rounds) for target in sent], 1)
+    found = torch.stack([descent(made, optimizer, target, views[0].input_shape, rounds) for target in sent], 1)
+    for number, clone in enumerate(clones):
+        clone.load_state_dict({name: (weights | fixed)[name][number] for name in clone.state_dict()})
+    return found, clones
 
 
 def descent(
@@ -132,7 +135,7 @@ def main() -> int:
             guesses.append(images)
 
     taken, whole = seconds(ours) / sum(map(len, truths)), alone(views[0])
-    theirs = reference(views, few, rounds=options.rounds).flatten(0, 1)
+    theirs = reference(views, few, rounds=options.rounds)[0].flatten(0, 1)
     same, truth = torch.cat([guess[:few] for guess in guesses]), torch.cat([truth[:few] for truth in truths])
     means = [session.data.aux.inputs.mean(0).expand(few, *session.data.input_shape) for session in sessions]
     several = len(sessions) > 1

@@ -49,10 +49,13 @@ def _double() -> Any:
 def test_seeds_side_by_side_are_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_unsplit, "STEPS", 20)
     views = [view(conv(seed), smooth(3, seed=seed)) for seed in (1, 2, 3)]
-    together = reference(views, 2, rounds=4)
+    together, clones = reference(views, 2, rounds=4)
     assert together.shape == (3, 2, *views[0].input_shape)
-    for one, found in zip(views, together, strict=True):
-        assert torch.allclose(found, reference([one], 2, rounds=4)[0], atol=1e-9)
+    for one, found, clone in zip(views, together, clones, strict=True):
+        alone, (other,) = reference([one], 2, rounds=4)
+        assert torch.allclose(found, alone[0], atol=1e-9)
+        for weight, same in zip(clone.parameters(), other.parameters(), strict=True):
+            assert torch.allclose(weight, same, atol=1e-9)
     assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
@@ -60,10 +63,10 @@ def test_seeds_side_by_side_are_one_after_the_other(monkeypatch: pytest.MonkeyPa
 def test_the_second_image_starts_from_the_first_ones_clone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_unsplit, "STEPS", 20)
     seen = view(conv(1), smooth(3))
-    first, second = reference([seen], 2, rounds=4)[0]
+    first, second = reference([seen], 2, rounds=4)[0][0]
     backwards = view(conv(1), smooth(3).flip(0)[1:])
-    assert not torch.allclose(reference([backwards], 1, rounds=4)[0, 0], second, atol=1e-6)
-    assert torch.allclose(reference([seen], 1, rounds=4)[0, 0], first, atol=1e-12)
+    assert not torch.allclose(reference([backwards], 1, rounds=4)[0][0, 0], second, atol=1e-6)
+    assert torch.allclose(reference([seen], 1, rounds=4)[0][0, 0], first, atol=1e-12)
 
 
 @pytest.mark.usefixtures("_double")
