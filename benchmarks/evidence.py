@@ -11,6 +11,7 @@ import importlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.reference_he import CUTS
@@ -107,6 +108,18 @@ def reference_unsplit(found: Result) -> str:
     )
 
 
+def reference_pcat(found: Result) -> str:
+    """PCAT's stolen head beside the clone of UnSplit's schedule."""
+    gain = found["paired"]["stolen_accuracy"]
+    unsplit, network = mean(found["unsplit"]), mean(found["network"])
+    return (
+        f"accuracy of the server's layers behind PCAT's head {gain['ours']:.3f}, behind the clone UnSplit's schedule "
+        f"makes of {found['images']} images {gain['reference']:.3f}, behind the client's own {network:.3f}: "
+        f"{gain['gain']:+.3f}, at least {gain['gain_at_least']:+.3f} (one-sided 95 %, paired, {gain['n']} networks); "
+        f"behind our own unsplit-functionality's clone {unsplit:.3f}"
+    )
+
+
 def _paired(found: Result, metric: str, seeds: Sequence[int] = ()) -> str:
     """The limit of the difference, where images were compared one by one, or the means of several ``seeds``."""
     gain = found.get("paired", {}).get(metric)
@@ -184,6 +197,7 @@ CLAIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "inversion": ("White-box inversion, He et al.'s network at ReLU22, CIFAR-10", inversion),
     "reference_unsplit": ("UnSplit against its own schedule", reference_unsplit),
     "reference_unsplit_conv2": ("The same, two convolutions deep", reference_unsplit),
+    "reference_pcat": ("PCAT against UnSplit's own schedule, split layer 1, MNIST", reference_pcat),
     "reference_he_mnist": ("He et al.'s attacks against their own code, MNIST", reference_he),
     "reference_he_cifar": ("The same, CIFAR-10", reference_he),
     "reference_fsha": ("FSHA against its own code, MNIST", reference_fsha),

@@ -24,8 +24,8 @@ Fashion-MNIST, 3,000 rows, a LeNet, 32 member victims, means over seeds. *adapti
 settings, *static* ones do not; leakage is 0 for a blind guess and 1 for perfect recovery. The gap is how far the second
 would mislead, paired seed by seed, and *at least* its one-sided lower 95 % limit (Student t over seeds, by row). A
 limit below {LOSS}, marked !, says that knowing the defense may have cost the attacker something, which is a fault of
-the attack and no merit of the defense, or that the seeds are too few; `python -m benchmarks.suite again` measures such
-rows on seeds that had no part in marking them. Where the gap is 0 in every seed the attack has no use for what it
+the attack and no merit of the defense, or that the seeds are too few; docs/again.md has such rows again, on seeds that
+had no part in marking them. Where the gap is 0 in every seed the attack has no use for what it
 knows; detectors meet adaptive attackers alone, as their breakers act on nothing that they know of a detector. Attackers
 of labels see the gradients of one epoch, the first. *weak* marks an attack that by its own loss has not got as far as
 the true image, in one seed or more: its leakage is a lower bound. *steps* are those of the optimizer,
@@ -57,15 +57,17 @@ AGAIN = f"""
 # Marked rows on fresh seeds
 
 Rows of docs/defenses.md whose limit was below {LOSS} when they were measured on seeds 7, 8 and 9, on seeds that had no
-part in marking them. Columns are those of that page. A limit that is marked here again is not explained by too few
-seeds. Made by `python -m benchmarks.suite again`.
+part in marking them. Of {{}} to {{}} seeds, as benchmarks/suite/again.yaml has them. Columns are those of that page. A
+limit that is marked here again is not explained by too few seeds. Made by `python -m benchmarks.suite again`.
 """
 
 
 def again_table(rows: Sequence[Row]) -> str:
     """Markdown: the same lines of rows that were run again on other seeds."""
     measured = [row for row in rows if row["adaptive"] is not None or row["static"] is not None]
-    return "\n".join([AGAIN.strip(), "", *_table(measured), *_refused(rows, measured)]) + "\n"
+    pairs = [row["pairs"] for row in measured]
+    intro = AGAIN.format(min(pairs), max(pairs)).strip()
+    return "\n".join([intro, "", *_table(measured), *_refused(rows, measured)]) + "\n"
 
 
 def defense_table(rows: Sequence[Row]) -> str:
