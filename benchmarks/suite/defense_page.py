@@ -57,8 +57,9 @@ AGAIN = f"""
 # Marked rows on fresh seeds
 
 Rows of docs/defenses.md whose limit was below {LOSS} when they were measured on seeds 7, 8 and 9, on seeds that had no
-part in marking them. Of {{}} to {{}} seeds, as benchmarks/suite/again.yaml has them. Columns are those of that page. A
-limit that is marked here again is not explained by too few seeds. Made by `python -m benchmarks.suite again`.
+part in marking them. Of {{}} to {{}} seeds; benchmarks/suite/again.yaml has them, and tells which rows were given more
+after a first look. Columns are those of that page. A limit that is marked here again is not explained by too few seeds.
+Made by `python -m benchmarks.suite again`.
 """
 
 
