@@ -28,15 +28,12 @@ from torch import Tensor, nn
 from benchmarks.he2019 import Pixels, decoded, inverted, shadow
 from benchmarks.paired import compared, no_worse
 from benchmarks.reproduce.__main__ import PAPERS
+from benchmarks.sessions import trained
 from benchmarks.timing import write
 from benchmarks.versions import named
 from splitguard.api import ATTACKS, generator
-from splitguard.data import load
 from splitguard.engine.fresh import fresh_copy
 from splitguard.engine.session import Session
-from splitguard.engine.train import train
-from splitguard.engine.training import Training
-from splitguard.models import make_model
 from splitguard.models._normalise import IMAGENET
 
 #: The attacks and defenses whose versions a stored result is of.
@@ -96,11 +93,7 @@ def written(matrix: Mapping[str, Any], cut: str) -> dict[str, str | Mapping[str,
 
 def case(paper: Mapping[str, Any], name: str, cut: str, count: int) -> dict[str, Any]:
     """Both sides of each attack at one cut, on the first ``count`` query victims."""
-    given = dict(paper["matrix"]["data"])
-    data = load({given.pop("name"): given}, seed=0)
-    network = make_model(paper["matrix"]["model"], input_shape=data.input_shape, classes=data.classes, seed=0)
-    session = train(network, data, cut=cut, training=Training(**paper["matrix"]["train"]), seed=0)
-    ours_at, found = written(paper["matrix"], cut), {}
+    session, ours_at, found = trained(paper["matrix"], cut=cut, seed=0), written(paper["matrix"], cut), {}
     for attack, guess in theirs(session, _sent(session)[:count], name, cut):
         built = ATTACKS.build(ours_at[attack])
         view = session.view(built, phase="query")

@@ -24,15 +24,12 @@ import yaml
 from benchmarks.paired import no_worse
 from benchmarks.reference_unsplit import ROUNDS, reference
 from benchmarks.reproduce.__main__ import PAPERS
+from benchmarks.sessions import trained
 from benchmarks.timing import write
 from splitguard.api import ATTACKS, Attack, Guess, OnlineAttack, generator
-from splitguard.data import load
 from splitguard.engine.scoring import function_hits
 from splitguard.engine.session import Session
-from splitguard.engine.train import train
-from splitguard.engine.training import Training
 from splitguard.metrics import paired_difference
-from splitguard.models import make_model
 
 #: The attacks and defenses whose versions a stored result is of.
 USED = ("pcat-functionality", "unsplit-functionality")
@@ -41,12 +38,9 @@ CUT = "conv1"
 
 def watched(matrix: Mapping[str, Any], seed: int) -> tuple[Session, OnlineAttack]:
     """The session of one seed, and PCAT that has watched it."""
-    given = dict(matrix["data"])
-    data = load({given.pop("name"): given}, seed=seed)
-    network = make_model(matrix["model"], input_shape=data.input_shape, classes=data.classes, seed=seed)
     pcat = ATTACKS.build("pcat-functionality")
     assert isinstance(pcat, OnlineAttack)
-    return train(network, data, cut=CUT, training=Training(**matrix["train"]), seed=seed, beside=[pcat]), pcat
+    return trained(matrix, cut=CUT, seed=seed, beside=[pcat]), pcat
 
 
 def serves(session: Session, guess: Guess) -> float:
@@ -54,7 +48,7 @@ def serves(session: Session, guess: Guess) -> float:
     return float(function_hits(session, guess).stolen.double().mean())
 
 
-def attacked(session: Session, attack: Attack) -> float:
+def ours_serves(session: Session, attack: Attack) -> float:
     """The same of an attack of ours."""
     return serves(session, attack.run(session.view(attack), generator(session.seed, "benchmark", attack.name)))
 
@@ -72,7 +66,7 @@ def main() -> int:
     matrix = yaml.safe_load((PAPERS / "gao2023.yaml").read_text(encoding="utf-8"))["matrix"]
     unsplit = ATTACKS.build("unsplit-functionality")
     runs = [watched(matrix, seed) for seed in options.seeds]
-    ours = [attacked(session, pcat) for session, pcat in runs]
+    ours = [ours_serves(session, pcat) for session, pcat in runs]
     views = [session.view(unsplit) for session, _ in runs]
     _, clones = reference(views, options.images, rounds=options.rounds)
     theirs = [
@@ -93,7 +87,7 @@ def main() -> int:
         "rounds": options.rounds,
         "pcat": ours,
         "unsplit_schedule": theirs,
-        "unsplit": [attacked(session, unsplit) for session, _ in runs],
+        "unsplit": [ours_serves(session, unsplit) for session, _ in runs],
         "network": [session.accuracy for session, _ in runs],
         "paired": {"stolen_accuracy": paired},
         "met": no_worse({"stolen_accuracy": paired}, "stolen_accuracy"),

@@ -5,8 +5,8 @@ Run: ``python -m benchmarks.reference_unsplit [--cut conv1] [--seeds 0] [--image
 each seed a LeNet is trained on Fashion-MNIST and cut; test images are attacked by splitguard's attack, all at once,
 and by the reference: one image at a time from mid-grey, rounds of 100 steps of Adam(1e-3, amsgrad) on the image, with
 0.1 squared total variation and 1 mean square, then 100 on a clone that goes on from the image before. Beside both
-stands the mean auxiliary image. Behind conv1 ours has its defaults, deeper more steps and a slower clone, chosen on
-seeds 1 to 3 in one thousandth of the reference's time an image.
+stands the mean auxiliary image. Behind conv1 ours has its defaults, behind conv2 more steps and a slower clone, chosen
+on seeds 1 to 3.
 
 The reference's 1000 rounds take minutes an image, so that the seeds go side by side through one batched network, which
 changes nothing but rounding. Its time is that of one seed by itself, over a few rounds and scaled up. The limit of the
@@ -28,20 +28,22 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from benchmarks.paired import compared, no_worse
+from benchmarks.sessions import trained
 from benchmarks.timing import seconds, write
 from splitguard.api import ATTACKS, View, generator
 from splitguard.building.priors import total_variation
-from splitguard.data import load
-from splitguard.engine.session import Session
-from splitguard.engine.train import train
-from splitguard.engine.training import Training
 from splitguard.metrics import mse, ssim
-from splitguard.models import make_model
 
 #: The attacks and defenses whose versions a stored result is of.
 USED = ("unsplit",)
 #: Of the reference; how many of its rounds are timed; and the share of its time that ours may take.
 ROUNDS, STEPS, TIMED, LIMIT = 1000, 100, 5, 1 / 10
+#: What is trained and attacked.
+MATRIX: dict[str, Any] = {
+    "data": {"name": "fashion-mnist", "train": 3000, "test": 300, "aux": 300, "victims": {"member": 1, "query": 16}},
+    "model": "lenet",
+    "train": {"epochs": 2, "batch_size": 32},
+}
 #: Ours, by cut.
 SETTINGS: dict[str, dict[str, Any]] = {"conv1": {}, "conv2": {"steps": 5000, "clone_lr": 1e-3}}
 
@@ -97,14 +99,6 @@ def alone(view: View) -> float:
     return took * ROUNDS / TIMED
 
 
-def attacked(seed: int, cut: str, victims: int) -> Session:
-    """A LeNet, trained and cut."""
-    rows = {"train": 3000, "test": 300, "aux": 300, "victims": {"member": 1, "query": victims}}
-    data = load({"fashion-mnist": rows}, seed=seed)
-    network = make_model("lenet", input_shape=data.input_shape, classes=data.classes, seed=seed)
-    return train(network, data, cut=cut, training=Training(epochs=2, batch_size=32), seed=seed)
-
-
 def quality(guess: Tensor, truth: Tensor) -> dict[str, float]:
     """Means over images."""
     return {"ssim": float(ssim(guess, truth).mean()), "mse": float(mse(guess, truth).mean())}
@@ -115,7 +109,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="of the reference")
     parser.add_argument("--images", type=int, default=4, help="of each seed that are given to the reference")
-    parser.add_argument("--victims", type=int, default=16, help="of each seed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--cut", choices=list(SETTINGS), default="conv1")
     parser.add_argument("--out", type=Path)
@@ -123,7 +116,7 @@ def main() -> int:
     torch.set_num_threads(1)
 
     attack, few = ATTACKS.build({"unsplit": SETTINGS[options.cut]}), options.images
-    sessions = [attacked(seed, options.cut, options.victims) for seed in options.seeds]
+    sessions = [trained(MATRIX, cut=options.cut, seed=seed) for seed in options.seeds]
     views = [session.view(attack, phase="query") for session in sessions]
     truths = [session.truth(view.ids).inputs for session, view in zip(sessions, views, strict=True)]
     guesses: list[Tensor] = []

@@ -234,6 +234,7 @@ def test_rows_that_were_run_again_have_the_same_lines() -> None:
     assert "-0.050 !" in lines[0]
     assert lines[0] in first.splitlines()
     assert "Limits of at least -0.02: 0 of 1." in shown
+    assert "Of 3 to 3 seeds" in shown
 
 
 def test_rows_of_one_deployment_that_are_of_two_trainings_are_told() -> None:

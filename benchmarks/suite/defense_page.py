@@ -67,7 +67,7 @@ def again_table(rows: Sequence[Row]) -> str:
     """Markdown: the same lines of rows that were run again on other seeds."""
     measured = [row for row in rows if row["adaptive"] is not None or row["static"] is not None]
     pairs = [row["pairs"] for row in measured]
-    intro = AGAIN.format(min(pairs), max(pairs)).strip()
+    intro = AGAIN.format(min(pairs, default=0), max(pairs, default=0)).strip()
     return "\n".join([intro, "", *_table(measured), *_refused(rows, measured)]) + "\n"
 
 

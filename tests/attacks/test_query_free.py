@@ -120,6 +120,20 @@ def test_moments_are_those_of_as_many_draws_as_were_averaged(releases: int, monk
         assert float(rows.var(0).mean()) == pytest.approx(sigma**2 / releases, rel=0.15)
 
 
+@pytest.mark.parametrize("reach", [0, 2])
+def test_moments_are_compared_as_far_as_it_is_told(reach: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: set[int] = set()
+    of = Moments.of
+
+    def spy(smashed: torch.Tensor, reach: int = 0) -> Moments:
+        found.add(reach)
+        return of(smashed, reach)
+
+    monkeypatch.setattr(Moments, "of", spy)
+    run(below(smooth(2), labelled(40)), reach=reach, **QUICK)
+    assert found == {reach}
+
+
 @pytest.mark.slow
 def test_moments_and_the_labels_of_the_victims_make_the_shadow_of_use() -> None:
     """Two classes say little about a head; all victims are faces, and half the auxiliary rows are not."""
@@ -207,6 +221,7 @@ def test_few_auxiliary_rows_are_refused() -> None:
         ({"train_steps": 0}, "query-free: train_steps must be at least 1; got 0"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
         ({"moments": -1.0}, "moments must be at least 0"),
+        ({"reach": -1}, "reach must be at least 0; got -1"),
         ({"tries": 0}, "tries must be at least 1"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"batch": 0}, "batch must be at least 1"),
