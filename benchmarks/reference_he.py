@@ -6,7 +6,8 @@ the settings of ours are those of benchmarks/reproduce/papers/he2019-mnist.yaml 
 steps of their code: 5,000 of rMLE, 50 epochs of a decoder, 50 of a shadow and 500 of rMLE through it. Their MNIST
 network is not padded where LeNet is here; the decoders are theirs with the padding that this asks for.
 
-``--out`` is written after each cut, and a run goes on where an earlier one of the same matrix stopped.
+A decoder guesses at all query victims, the others at the first ``--images``, as theirs take minutes for them.
+``--out`` is written after each attack, and a run goes on where an earlier one of the same matrix stopped.
 
 The exit status is 1 if ours is worse than theirs anywhere, by the one-sided 95 % limit of the difference in SSIM image
 by image.
@@ -17,7 +18,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +70,23 @@ CUTS: dict[str, dict[str, tuple[float, Callable[[], nn.Module]]]] = {
 }
 
 
-def theirs(session: Session, sent: Tensor, name: str, cut: str) -> Iterator[tuple[str, Tensor]]:
-    """Each attack and its guesses at the images behind ``sent``."""
+def theirs(attack: str, name: str, cut: str, session: Session, sent: Tensor) -> Tensor:
+    """The guesses of their attack at the images behind ``sent``."""
     tv, make_decoder = CUTS[name][cut]
     head, aux, pixels = session.split.head.eval().requires_grad_(False), session.data.aux, PIXELS[name]
-    shape, draws = session.data.input_shape, generator(0, "he2019", cut)
-    yield "white-box-inversion", inverted(head, sent, shape, pixels, steps=5000, tv=tv)
+    shape, draws = session.data.input_shape, generator(0, "he2019", cut, attack)
+    if attack == "white-box-inversion":
+        return inverted(head, sent, shape, pixels, steps=5000, tv=tv)
+    if attack == "query-free":
+        fresh = fresh_copy(session.split.head, draws)
+        stand_in = shadow(fresh, session.split.body, (aux.inputs, aux.labels), epochs=50, generator=draws)
+        return inverted(stand_in, sent, shape, pixels, steps=500, tv=2, lr=0.1)
     with torch.no_grad():
         pairs = torch.cat([head(part) for part in aux.inputs.split(250)]), aux.inputs
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         decoder = make_decoder()
-    yield "inverse-network", decoded(decoder, pairs, sent, pixels, epochs=50, generator=draws)
-    fresh = fresh_copy(session.split.head, draws)
-    stand_in = shadow(fresh, session.split.body, (aux.inputs, aux.labels), epochs=50, generator=draws)
-    yield "query-free", inverted(stand_in, sent, shape, pixels, steps=500, tv=2, lr=0.1)
+    return decoded(decoder, pairs, sent, pixels, epochs=50, generator=draws)
 
 
 def written(matrix: Mapping[str, Any], cut: str) -> dict[str, str | Mapping[str, Any]]:
@@ -91,21 +95,16 @@ def written(matrix: Mapping[str, Any], cut: str) -> dict[str, str | Mapping[str,
     return {next(iter(a)) if isinstance(a, Mapping) else a: a for a in given["attack"]}
 
 
-def case(paper: Mapping[str, Any], name: str, cut: str, count: int) -> dict[str, Any]:
-    """Both sides of each attack at one cut, on the first ``count`` query victims."""
-    session, ours_at, found = trained(paper["matrix"], cut=cut, seed=0), written(paper["matrix"], cut), {}
-    for attack, guess in theirs(session, _sent(session)[:count], name, cut):
-        built = ATTACKS.build(ours_at[attack])
-        view = session.view(built, phase="query")
-        ours = built.run(view, generator(0, "benchmark", attack)).images
-        assert ours is not None
-        found[f"{attack} at {cut}"] = compared(ours[:count], guess, session.truth(view.ids).inputs[:count])
-    return found
-
-
-def _sent(session: Session) -> Tensor:
-    view = session.view(ATTACKS.build("white-box-inversion"), phase="query")
-    return view.releases.last(view.ids).smashed
+def case(
+    session: Session, ours: str | Mapping[str, Any], guess: Callable[[Session, Tensor], Tensor], count: int | None
+) -> dict[str, Any]:
+    """Our attack beside another's ``guess`` from what was sent, on the first ``count`` query victims or on all."""
+    built = ATTACKS.build(ours)
+    view = session.view(built, phase="query")
+    sent = session.view(ATTACKS.build("white-box-inversion"), phase="query").releases.last(view.ids).smashed
+    images = built.run(view, generator(0, "benchmark", built.name)).images
+    assert images is not None
+    return compared(images[:count], guess(session, sent[:count]), session.truth(view.ids).inputs[:count])
 
 
 def _finished(out: Path | None, matrix: Mapping[str, Any], images: int) -> dict[str, Any]:
@@ -113,8 +112,8 @@ def _finished(out: Path | None, matrix: Mapping[str, Any], images: int) -> dict[
     if out is None or not out.exists():
         return {}
     found = json.loads(out.read_text(encoding="utf-8"))
-    alike = found["versions"] == named(*USED) and found.get("matrix") == matrix
-    return dict(found["cases"]) if alike and all(c["ssim"]["n"] == images for c in found["cases"].values()) else {}
+    alike = (found["versions"], found.get("matrix"), found.get("images")) == (named(*USED), matrix, images)
+    return dict(found["cases"]) if alike else {}
 
 
 def main() -> int:
@@ -127,12 +126,18 @@ def main() -> int:
     torch.set_num_threads(1)
     paper = yaml.safe_load((PAPERS / f"he2019-{options.name}.yaml").read_text(encoding="utf-8"))
     cases = _finished(options.out, paper["matrix"], options.images)
+    met = False
     for cut in CUTS[options.name]:
-        if not any(name.endswith(f" at {cut}") for name in cases):
-            cases |= case(paper, options.name, cut, options.images)
-        met = all(no_worse(one, "ssim") for one in cases.values())
-        found = {"what": f"he2019-{options.name}", "matrix": paper["matrix"], "cases": cases, "met": met}
-        write(options.out, found, USED)
+        session = trained(paper["matrix"], cut=cut, seed=0)
+        ours = written(paper["matrix"], cut)
+        for attack in USED:
+            at = f"{attack} at {cut}"
+            if at not in cases:
+                count = None if attack == "inverse-network" else options.images
+                cases[at] = case(session, ours[attack], partial(theirs, attack, options.name, cut), count)
+            met = all(no_worse(one, "ssim") for one in cases.values())
+            found = {"what": f"he2019-{options.name}", "matrix": paper["matrix"], "images": options.images}
+            write(options.out, {**found, "cases": cases, "met": met}, USED)
     return 0 if met else 1
 
 

@@ -4,22 +4,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from benchmarks import reference_he
 from benchmarks.he2019 import Pixels, decoded, inverted, shadow
-from benchmarks.reference_he import CUTS, USED, _finished, written
+from benchmarks.reference_he import CUTS, USED, _finished, case, theirs, written
+from benchmarks.sessions import trained
 from benchmarks.timing import write
+from splitguard.api import ATTACKS
 from splitguard.engine.cut import split
+from splitguard.engine.session import Session
 from splitguard.metrics import psnr
 from splitguard.models import make_model
 from splitguard.seeding import drawing
 from tests.attacks.views import smooth
 
 PIXELS = Pixels([0.5], [0.25])
+
+
+MATRIX: dict[str, Any] = {
+    "data": {"name": "faces", "train": 64, "test": 16, "aux": 64, "victims": {"member": 1, "query": 3}},
+    "model": "lenet",
+    "train": {"epochs": 1, "batch_size": 32},
+}
+
+
+def shortened(work: Callable[..., Any], less: dict[str, int]) -> Callable[..., Any]:
+    return lambda *args, **kwargs: work(*args, **(kwargs | less))
 
 
 def conv() -> nn.Module:
@@ -75,7 +92,7 @@ def test_the_decoders_fit_the_cuts(name: str, model: str, shape: tuple[int, ...]
 def test_a_run_goes_on_where_one_of_the_same_matrix_and_images_stopped(tmp_path: Path) -> None:
     out, cases, matrix = tmp_path / "out.json", {"query-free at conv11": {"ssim": {"n": 10}}}, {"attack": "query-free"}
     assert _finished(None, matrix, 10) == _finished(out, matrix, 10) == {}
-    write(out, {"matrix": matrix, "cases": cases}, USED)
+    write(out, {"matrix": matrix, "images": 10, "cases": cases}, USED)
     assert _finished(out, matrix, 10) == cases
     assert _finished(out, matrix, 20) == {}
     assert _finished(out, {"attack": {"query-free": {"lr": 0.1}}}, 10) == {}
@@ -83,6 +100,35 @@ def test_a_run_goes_on_where_one_of_the_same_matrix_and_images_stopped(tmp_path:
     older["versions"]["query-free"] -= 1
     out.write_text(json.dumps(older))
     assert _finished(out, matrix, 10) == {}
+
+
+@pytest.mark.parametrize(("count", "seen"), [(2, 2), (None, 3)])
+def test_both_sides_guess_at_the_same_images(count: int | None, seen: int) -> None:
+    session = trained(MATRIX, cut="conv1", seed=0)
+    view = session.view(ATTACKS.build("inverse-network"), phase="query")
+
+    def mid_grey(given: Session, sent: torch.Tensor) -> torch.Tensor:
+        assert given is session
+        assert torch.equal(sent, view.releases.last(view.ids[:count]).smashed)
+        return torch.full_like(session.truth(view.ids).inputs[:seen], 0.5)
+
+    found = case(session, {"inverse-network": {"steps": 60}}, mid_grey, count)
+    truth = session.truth(view.ids).inputs[:seen]
+    assert found["mse"]["n"] == seen
+    assert found["mse"]["reference"] == pytest.approx(float((truth - 0.5).square().mean()), abs=1e-6)
+    assert found["mse"]["ours"] < found["mse"]["reference"]
+
+
+@pytest.mark.parametrize("attack", USED)
+def test_each_of_their_attacks_guesses_at_all_that_was_sent(attack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {"inverted": {"steps": 2}, "decoded": {"epochs": 1}, "shadow": {"epochs": 1}}
+    for name, less in few.items():
+        monkeypatch.setattr(reference_he, name, shortened(getattr(reference_he, name), less))
+    session = trained(MATRIX, cut="conv1", seed=0)
+    view = session.view(ATTACKS.build("inverse-network"), phase="query")
+    guess = theirs(attack, "mnist", "conv1", session, view.releases.last(view.ids).smashed)
+    assert guess.shape == session.truth(view.ids).inputs.shape
+    assert 0 <= float(guess.min()) < float(guess.max()) <= 1
 
 
 def test_our_settings_are_those_of_the_cut_where_the_matrix_has_blocks() -> None:
