@@ -13,13 +13,19 @@ import yaml
 
 from benchmarks.suite import __main__ as suite
 from benchmarks.suite.realism import auxiliary, realism_rows, realism_table
+from splitguard.api import ATTACKS
 from splitguard.data import DataSpec
 from splitguard.matrix import Record
 from splitguard.matrix.cell import Plugin
 from tests.suite_cell import CELL
 
+
+def named(attack: str) -> Plugin:
+    return Plugin(attack, version=vars(ATTACKS.get(attack))["version"])
+
+
 DATA: dict[str, Any] = {"name": "faces", "aux": 2000, "aux_classes": None, "clients": 2, "partition": "iid"}
-ASKED = replace(CELL, data=DATA, attack=Plugin("query-free"), seed=7)
+ASKED = replace(CELL, data=DATA, attack=named("query-free"), seed=7)
 
 
 def measured(leakage: float | None, phase: str = "training", status: Any = "ok", **more: Any) -> Record:
@@ -43,10 +49,10 @@ def test_kinds_of_rows_are_told_apart() -> None:
 
 
 def test_attacks_go_down_and_kinds_of_rows_across() -> None:
-    few, other = {**DATA, "aux": 50}, Plugin("sdar")
+    few, other = {**DATA, "aux": 50}, named("sdar")
     found = rows(
         measured(0.5), measured(0.25, data=few), measured(-0.25, attack=other), measured(0.9, phase="query"),
-        measured(None, attack=other, data=few, status="failed"), measured(None, attack=Plugin("fsha"), data=few),
+        measured(None, attack=other, data=few, status="failed"), measured(None, attack=named("fsha"), data=few),
     )  # fmt: skip
     assert len(found) == 5, "query victims are left out"
     lines = [line for line in realism_table(found).splitlines() if line.startswith("|")]
@@ -63,6 +69,15 @@ def test_attacks_go_down_and_kinds_of_rows_across() -> None:
         "| fsha |  | 0.30 |",
         "| blind guess | 0.14 | 0.14 |",
     ]
+
+
+def test_a_number_of_an_earlier_version_is_marked() -> None:
+    (row,) = rows(measured(0.5))
+    assert row["versions"] == {"query-free": ASKED.attack.version}
+    old = {**row, "versions": {"query-free": int(vars(ATTACKS.get("query-free"))["version"]) - 1}}
+    shown = realism_table([old])
+    assert "| 0.50 [0.40, 0.60] * |" in shown
+    assert "to be run again" in shown
 
 
 def test_intervals_over_victims_are_not_mixed_over_seeds() -> None:

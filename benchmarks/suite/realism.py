@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.suite.cells import Row, interval, line, number
+from benchmarks.versions import changed, versions
 from splitguard.matrix import Results
 
 __all__ = ["realism_rows", "realism_table"]
@@ -26,6 +27,7 @@ def realism_rows(results: Results) -> list[Row]:
             "auxiliary": auxiliary(record.cell.data),
             "seed": record.cell.seed,
             "status": record.status,
+            "versions": versions([record.cell]),
             **{name: record.values.get(name) for name in SHOWN},
         }
         for record in results.records
@@ -59,7 +61,8 @@ def realism_table(rows: Sequence[Row]) -> str:
         "the attacker's own rows: how many, and from where if not from Fashion-MNIST. `white-box-inversion`, which has",
         "the head, takes a prior, a first guess and its settings from 256 of them at most; the blind guess is made of",
         "the same rows too. `fsha` hijacks a longer session, cut at pool2. Leakage is 0 for the blind guess and 1 for",
-        "perfect recovery, with its 95 % interval over victims. Made by `python -m benchmarks.suite realism`.",
+        "perfect recovery, with its 95 % interval over victims; as worse rows make a worse blind guess, columns are",
+        "compared by SSIM. Made by `python -m benchmarks.suite realism`.",
         "",
         "## Leakage",
         "",
@@ -70,6 +73,8 @@ def realism_table(rows: Sequence[Row]) -> str:
         *_grid(attacks, kinds, lambda attack, kind: _shown(found.get((attack, kind)), "ssim")),
         line(["blind guess", *(_blind(found, attacks, kind) for kind in kinds)]),
     ]
+    if any(changed(row["versions"]) for row in rows):
+        lines += ["", "\\* of an earlier version of the attack: to be run again."]
     return "\n".join(lines) + "\n"
 
 
@@ -85,7 +90,7 @@ def _leakage(row: Row | None) -> str:
     if row["leakage"] is None:
         return ""
     told = f"{number(row['leakage'], 2)} {interval(row['leakage_low'], row['leakage_high'])}".strip()
-    return told + (", weak" if row["weak"] else "")
+    return told + (", weak" if row["weak"] else "") + (" *" if changed(row["versions"]) else "")
 
 
 def _shown(row: Row | None, name: str) -> str:
