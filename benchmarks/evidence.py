@@ -104,7 +104,7 @@ def reference_unsplit(found: Result) -> str:
     return (
         f"SSIM {ours['same_images']['ssim']:.3f} in {ours['seconds_an_image']:.1f} s an image, where the reference "
         f"schedule reaches {theirs['ssim']:.3f} in {theirs['seconds_an_image_for_1000_rounds']:.0f} s, and the mean "
-        f"image {found['mean_image']['ssim']:.3f}{_paired(found, 'ssim', found.get('seeds', ()))}"
+        f"image {found['mean_image']['ssim']:.3f}{_paired(found, 'ssim', found['seeds'])}"
     )
 
 
