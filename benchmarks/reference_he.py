@@ -132,9 +132,10 @@ def main() -> int:
         ours = written(paper["matrix"], cut)
         for attack in USED:
             at = f"{attack} at {cut}"
-            if at not in cases:
-                count = None if attack == "inverse-network" else options.images
-                cases[at] = case(session, ours[attack], partial(theirs, attack, options.name, cut), count)
+            guess = partial(theirs, attack, options.name, cut)
+            count = None if attack == "inverse-network" else options.images
+            # What was done already moves to the end too, so that the order is the same after a stop.
+            cases[at] = cases.pop(at, None) or case(session, ours[attack], guess, count)
             met = all(no_worse(one, "ssim") for one in cases.values())
             found = {"what": f"he2019-{options.name}", "matrix": paper["matrix"], "images": options.images}
             write(options.out, {**found, "cases": cases, "met": met}, USED)
