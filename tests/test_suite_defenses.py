@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.suite.defense_page import LOSS, again_table, defense_table
+from benchmarks.suite.defense_page import LOSS, again_table, defense_table, others_table
 from benchmarks.suite.defenses import defense_rows
 from splitguard.matrix import Record
 from splitguard.matrix.cell import Plugin
@@ -226,9 +227,10 @@ def test_weakness_in_one_seed_of_several_is_told() -> None:
     assert "| 0.500 weak |" in defense_table(rows_of(*seeds))
 
 
-def test_rows_that_were_run_again_have_the_same_lines() -> None:
+@pytest.mark.parametrize("table", [again_table, others_table])
+def test_rows_on_a_page_of_their_own_have_the_same_lines(table: Callable[[Any], str]) -> None:
     rows = rows_of(*three((0.2, 0.3, 0.4), (0.25, 0.35, 0.45)))
-    shown, first = again_table(rows), defense_table(rows)
+    shown, first = table(rows), defense_table(rows)
     lines = [line for line in shown.splitlines() if "white-box-inversion" in line]
     assert len(lines) == 1
     assert "-0.050 !" in lines[0]

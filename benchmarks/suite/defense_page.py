@@ -9,7 +9,7 @@ from benchmarks.suite.cells import Row, line, number, place
 from benchmarks.suite.defenses import KINDS
 from benchmarks.versions import changed
 
-__all__ = ["LOSS", "again_table", "defense_table"]
+__all__ = ["LOSS", "again_table", "defense_table", "others_table"]
 
 #: By how much knowing a defense may cost an attacker before the table says so.
 LOSS = -0.02
@@ -62,13 +62,30 @@ after a first look. Columns are those of that page. A limit that is marked here 
 Made by `python -m benchmarks.suite again`.
 """
 
+OTHERS = """
+# Other attackers against noise and masks
+
+Attackers that none of these defenses names among its breakers; all but query-free go by what they know of the defense
+without trying what others do. Of {} to {} seeds; benchmarks/suite/others.yaml has them, and tells what was run first.
+Columns are those of docs/defenses.md. Made by `python -m benchmarks.suite others`.
+"""
+
 
 def again_table(rows: Sequence[Row]) -> str:
     """Markdown: the same lines of rows that were run again on other seeds."""
+    return _plain(AGAIN, rows)
+
+
+def others_table(rows: Sequence[Row]) -> str:
+    """Markdown: the same lines of attackers that are nobody's breakers."""
+    return _plain(OTHERS, rows)
+
+
+def _plain(intro: str, rows: Sequence[Row]) -> str:
     measured = [row for row in rows if row["adaptive"] is not None or row["static"] is not None]
     pairs = [row["pairs"] for row in measured]
-    intro = AGAIN.format(min(pairs, default=0), max(pairs, default=0)).strip()
-    return "\n".join([intro, "", *_table(measured), *_refused(rows, measured)]) + "\n"
+    told = intro.format(min(pairs, default=0), max(pairs, default=0)).strip()
+    return "\n".join([told, "", *_table(measured), *_refused(rows, measured)]) + "\n"
 
 
 def defense_table(rows: Sequence[Row]) -> str:
