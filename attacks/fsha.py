@@ -79,7 +79,7 @@ class Fsha(ServerAttack):
     follow the input and the cut. Clients that move as slowly as the code's, Adam at 1e-5, follow sooner with ``warm_up:
     0, critic_lr: 1e-4, slope: 1, penalty: 500, gain: 1``: codes that are learned beside them stay within their reach
     (benchmarks/reference_fsha). ``steps: 3, warm_up: 1000, width: 8, critic_lr: 1e-3`` brings a LeNet's client, Adam at
-    1e-3, to the errors of the paper's log (benchmarks/reproduce, pasquini2021). The code's settings are ``lr: 1e-5,
+    5e-4, to the errors of the paper's log (benchmarks/reproduce, pasquini2021). The code's settings are ``lr: 1e-5,
     critic_lr: 1e-4, slope: 1, penalty: 500, gain: 1, warm_up: 0, width: 64, critic_width: 256, blocks: 6``, against
     clients that train with Adam at 1e-5.
     """

@@ -198,6 +198,7 @@ CLAIMS: dict[str, tuple[str, Callable[[Result], str]]] = {
     "reference_unsplit": ("UnSplit against its own schedule", reference_unsplit),
     "reference_unsplit_conv2": ("The same, two convolutions deep", reference_unsplit),
     "reference_pcat": ("PCAT against UnSplit's own schedule, split layer 1, MNIST", reference_pcat),
+    "reference_pcat_conv2": ("The same, split layer 2", reference_pcat),
     "reference_he_mnist": ("He et al.'s attacks against their own code, MNIST", reference_he),
     "reference_he_cifar": ("The same, CIFAR-10", reference_he),
     "reference_fsha": ("FSHA against its own code, MNIST", reference_fsha),
@@ -215,6 +216,7 @@ STALE = " (of an earlier version of the attack or of the defense: to be run agai
 COMMANDS = {
     "inversion": "inversion --tv 10 1",
     "reference_unsplit_conv2": "reference_unsplit --cut conv2 --seeds 4 5 6 7 8 9 10 11 --images 2",
+    "reference_pcat_conv2": "reference_pcat --cut conv2",
     "reference_he_mnist": "reference_he mnist",
     "reference_he_cifar": "reference_he cifar --images 10",
 }
