@@ -11,6 +11,7 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,42 @@ def test_one_version_everywhere() -> None:
     assert python("-c", "import splitguard; print(splitguard.__version__)").stdout.strip() == version
 
 
-def test_every_dependency_is_pinned_inside_its_bounds() -> None:
+def pins() -> dict[str, str]:
+    """The versions in constraints.txt, by canonical name."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pins = {}
-    for requirement in (Requirement(line) for line in lines if line and not line.startswith("#")):
-        pins[canonicalize_name(requirement.name)] = str(requirement.specifier).removeprefix("==")
+    wanted = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    return {canonicalize_name(each.name): str(each.specifier).removeprefix("==") for each in wanted}
+
+
+def test_every_pinned_version_installs_on_the_oldest_python_that_is_promised() -> None:
+    from packaging.specifiers import SpecifierSet
+
+    oldest = PROJECT["project"]["requires-python"].removeprefix(">=") + ".0"
+    read = 0
+    for name, pin in pins().items():
+        try:
+            found = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        if found.version.partition("+")[0] == pin:
+            read += 1
+            asks = found.metadata["Requires-Python"] or ""
+            assert SpecifierSet(asks).contains(oldest), f"{name}=={pin} asks for Python {asks}; {oldest} is promised"
+    assert read > len(pins()) / 2, "install with -c constraints.txt: most of what is here has other versions"
+
+
+def test_every_dependency_is_pinned_inside_its_bounds() -> None:
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
+    pinned = pins()
     project = PROJECT["project"]
     wanted = [*project["dependencies"], *(r for extra in project["optional-dependencies"].values() for r in extra)]
     for requirement in map(Requirement, [*wanted, *PROJECT["build-system"]["requires"]]):
-        pin = pins.get(canonicalize_name(requirement.name))
+        pin = pinned.get(canonicalize_name(requirement.name))
         assert pin is not None, f"constraints.txt does not pin {requirement.name}"
         assert "+" not in pin, f"{requirement.name}=={pin}: a local version exists on some machines only"
         assert requirement.specifier.contains(pin), f"{requirement} does not admit the pinned {pin}"
