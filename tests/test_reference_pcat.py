@@ -31,10 +31,11 @@ def test_a_head_serves_as_the_network_does_where_it_is_the_clients_own() -> None
     assert ours_serves(session, pcat) == serves(session, guess)
 
 
-@pytest.mark.parametrize("name", ["reference_pcat", "reference_pcat_conv2"])
-def test_the_stored_order_is_the_papers_on_networks_that_its_file_does_not_have(name: str) -> None:
+@pytest.mark.parametrize(("name", "cut"), [("reference_pcat", "conv1"), ("reference_pcat_conv2", "conv2")])
+def test_the_stored_order_is_the_papers_on_networks_that_its_file_does_not_have(name: str, cut: str) -> None:
     found = json.loads(evidence.STORED.joinpath(f"{name}.json").read_text(encoding="utf-8"))
     paper = yaml.safe_load((PAPERS / "gao2023.yaml").read_text(encoding="utf-8"))
+    assert found.get("cut", "conv1") == cut, "a result from before there was a choice is of conv1"
     assert not changed(found["versions"])
     assert not set(found["seeds"]) & set(paper["matrix"]["seeds"])
     assert found["rounds"] == 1000
